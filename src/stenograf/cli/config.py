@@ -1,0 +1,60 @@
+"""`stenograf config`: each setting, its value, and where it came from."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from stenograf.settings import LoadedSettings, documented, load, variable
+
+
+@click.command("config")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--help-settings", is_flag=True, help="Tell what each setting does.")
+def command(as_json: bool, help_settings: bool) -> None:
+    """Show every setting, its value and where it came from."""
+    loaded = load()
+    if as_json:
+        click.echo(json.dumps(_rows(loaded), ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    if help_settings:
+        table.add_column("what it does")
+        table.add_column("earlier names")
+        for item in documented():
+            unit = f" ({item.metadata['unit']})" if item.metadata["unit"] else ""
+            table.add_row(variable(item.name), item.metadata["help"] + unit, ", ".join(item.metadata["old"]))
+    else:
+        table.add_column("value", overflow="fold")
+        table.add_column("from", overflow="fold")
+        for row in _rows(loaded):
+            value = "" if row["value"] is None else str(row["value"])
+            table.add_row(str(row["variable"]), value, str(row["from"]))
+    console.print(table)
+    for warning in loaded.warnings:
+        click.secho(f"! {warning}", fg="yellow", err=True)
+
+
+def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:
+    rows = []
+    for item in documented():
+        value = getattr(loaded.settings, item.name)
+        if item.name == "models_dir":
+            value = loaded.settings.models_path  # its default follows from data_dir
+        if item.metadata["secret"] and value is not None:
+            value = "(set)"
+        origin = loaded.origins[item.name]
+        rows.append(
+            {
+                "setting": item.name,
+                "variable": variable(item.name),
+                "value": value if isinstance(value, bool | int | float | None) else str(value),
+                "from": f"{origin.kind} {origin.detail}".strip(),
+            }
+        )
+    return rows

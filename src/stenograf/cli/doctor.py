@@ -1,0 +1,161 @@
+"""`stenograf doctor`: what works on this machine, and what to do about what does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from stenograf import engines
+from stenograf._version import __version__
+from stenograf.cli.console import size
+from stenograf.errors import StenografError
+from stenograf.runtime import Runtime
+from stenograf.settings import Settings, load
+
+HUB_SECONDS = 3.0
+"""How long the hub may take to answer."""
+
+FREE_SPACE = 2_000_000_000
+"""Bytes: less than this hardly takes one good model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    topic: str
+    ok: bool | None
+    """None: worth knowing, but neither good nor bad."""
+    text: str
+    hint: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> int:
+    """Tell what works on this machine: devices, models, disk, hub.
+
+    The exit status is 1 where something is missing without which nothing can be transcribed.
+    """
+    loaded = load()
+    findings = list(examine(loaded.settings))
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in findings], ensure_ascii=False, indent=2))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for item in findings:
+            mark = {True: Text("✓ ", "green"), False: Text("✗ ", "red"), None: Text("· ", "dim")}[item.ok]
+            console.print(mark + Text(f"{item.topic}: ", "bold") + Text(item.text))
+            if item.hint:
+                console.print(Text(f"  {item.hint}", "yellow"))
+    return int(any(item.ok is False for item in findings))
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, in the order in which a person would ask."""
+    runtime = Runtime(settings)
+    yield _program()
+    yield from _engines()
+    yield _device(settings)
+    yield from _models(runtime)
+    yield _default_model(runtime)
+    yield _disk(runtime.store.models_dir)
+    yield _hub(settings)
+
+
+def _program() -> Finding:
+    import av
+
+    names = ("faster-whisper", "ctranslate2", "onnx-asr", "onnxruntime", "av")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    ffmpeg = ".".join(str(part) for part in av.ffmpeg_version_info.split("-")[:1])
+    return Finding(
+        "program",
+        None,
+        f"stenograf {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores; {versions}; FFmpeg libraries {ffmpeg}",
+    )
+
+
+def _engines() -> Iterator[Finding]:
+    for name in engines.ENGINES:
+        try:
+            devices = engines.engine(name).devices()
+        except (ImportError, StenografError) as error:
+            yield Finding(f"engine {name}", False, f"does not load ({error})", f"Run: pip install {name}")
+        else:
+            yield Finding(f"engine {name}", True, f"runs on {', '.join(devices)}")
+
+
+def _device(settings: Settings) -> Finding:
+    asked = settings.device
+    usable = engines.engine("faster-whisper").devices()
+    wanted = "cuda:0" if asked == "cuda" else asked
+    if asked != "auto" and wanted not in usable:
+        return Finding(
+            "device", False, f"{asked} is set, but cannot be used", "Set STENOGRAF_DEVICE=auto, or mend the drivers."
+        )
+    return Finding("device", True, f"{asked}" + (f": {usable[0]}" if asked == "auto" else ""))
+
+
+def _models(runtime: Runtime) -> Iterator[Finding]:
+    installed = runtime.store.installed()
+    if not installed:
+        yield Finding("models", None, f"none in {runtime.store.models_dir}")
+    for item in installed:
+        if item.problem:
+            hint = f"Run: stenograf models pull {item.name}" if item.entry else "Remove the folder, or complete it."
+            yield Finding(f"model {item.name}", False, item.problem, hint)
+        else:
+            yield Finding(f"model {item.name}", True, f"{size(item.bytes)}, {item.engine}, in {item.path}")
+
+
+def _default_model(runtime: Runtime) -> Finding:
+    name = runtime.settings.default_model
+    try:
+        files = runtime.store.resolve(name, allow_path=True)
+    except StenografError as error:
+        known = error.code == "model_not_installed" and not runtime.settings.offline
+        text = f"{name} is not here yet; it is downloaded at its first use" if known else error.message
+        return Finding("default model", None if known else False, text, f"Run: stenograf models pull {name}" if known else error.hint)
+    return Finding("default model", True, f"{name}, in {files.path}")
+
+
+def _disk(models_dir: Path) -> Finding:
+    place = next(folder for folder in (models_dir, *models_dir.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    hint = "Free some space, or set STENOGRAF_MODELS_DIR to another disk." if free < FREE_SPACE else ""
+    writable = "" if os.access(place, os.W_OK) else "; it may not be written, so nothing can be downloaded into it"
+    return Finding("disk", None if hint else True, f"{size(free)} free for models in {models_dir}{writable}", hint)
+
+
+def _hub(settings: Settings) -> Finding:
+    address = settings.hub_endpoint or "https://huggingface.co"
+    if settings.offline:
+        return Finding("model hub", None, "not asked: STENOGRAF_OFFLINE is set")
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=HUB_SECONDS) as answer:  # noqa: S310
+            status = answer.status
+    except HTTPError as error:
+        status = error.code  # it answered, and that was the question
+    except (OSError, ValueError) as error:
+        return Finding(
+            "model hub",
+            None,
+            f"{address} is not reached ({getattr(error, 'reason', error)})",
+            "Models cannot be downloaded. Set a proxy (HTTPS_PROXY) or a mirror (HF_ENDPOINT), or copy a model's "
+            "folder into the models folder from a machine that has it.",
+        )
+    return Finding("model hub", True, f"{address} answers ({status})")

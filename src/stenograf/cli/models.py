@@ -1,0 +1,134 @@
+"""`stenograf models`: what can be had, what is here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from stenograf.cli.console import Reporter, size
+from stenograf.errors import StenografError
+from stenograf.models import Installed, ModelStore, catalog
+from stenograf.models.catalog import CatalogEntry
+from stenograf.runtime import Runtime
+from stenograf.settings import load
+
+
+@click.group("models")
+def command() -> None:
+    """List, download and remove models."""
+
+
+@command.command("list")
+@click.option("--installed", is_flag=True, help="Only what is on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_models(installed: bool, as_json: bool) -> None:
+    """List the models of the catalog, and what is on this machine."""
+    store = _store()
+    here = store.installed()
+    if as_json:
+        click.echo(json.dumps([_row(*row) for row in _rows(here, installed)], ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("name", "here", "download", "memory", "languages", "licence", "what it is"):
+        table.add_column(title, justify="right" if title in ("download", "memory") else "left")
+    for entry, found in _rows(here, installed):
+        table.add_row(*_cells(entry, found))
+    console.print(table)
+    console.print(f"\nModels folder: {store.models_dir}", soft_wrap=True)
+    console.print("Download one with: stenograf models pull NAME")
+
+
+@command.command("pull")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+def pull(names: tuple[str, ...], quiet: bool) -> int:
+    """Download models, or verify those that are here; goes on where an earlier download broke off."""
+    store = _store()
+    reporter = Reporter(quiet=quiet, verbose=False)
+    failed = 0
+    for name in names:
+        try:
+            with reporter.pulling(name) as download:
+                files = store.pull(name, download.update)
+            reporter.say(f"✓ {files.name}: {files.path}")
+        except StenografError as error:
+            failed = max(failed, error.exit_code)
+            reporter.fail(error)
+    return failed
+
+
+@command.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove(names: tuple[str, ...]) -> int:
+    """Remove models from this machine."""
+    store = _store()
+    reporter = Reporter(quiet=False, verbose=False)
+    failed = 0
+    for name in names:
+        try:
+            reporter.say(f"✓ removed {store.remove(name)}")
+        except StenografError as error:
+            failed = max(failed, error.exit_code)
+            reporter.fail(error)
+    return failed
+
+
+@command.command("path")
+@click.argument("name")
+def path(name: str) -> None:
+    """Print the folder of a model on this machine."""
+    click.echo(_store().path(name))
+
+
+def _store() -> ModelStore:
+    return Runtime(load().settings).store
+
+
+def _rows(here: list[Installed], only_installed: bool) -> Iterable[tuple[CatalogEntry | None, Installed | None]]:
+    by_name = {item.entry.name: item for item in here if item.entry is not None}
+    for entry in catalog.ENTRIES:
+        if entry.name in by_name or not only_installed:
+            yield entry, by_name.get(entry.name)
+    for item in here:
+        if item.entry is None:
+            yield None, item
+
+
+def _cells(entry: CatalogEntry | None, found: Installed | None) -> tuple[str, ...]:
+    here = "" if found is None else "damaged" if found.problem else "yes"
+    if entry is None:
+        assert found is not None
+        return (found.name, here, size(found.bytes), "", "", "", found.problem or f"own model, {found.engine}")
+    spoken = ", ".join(entry.languages) if len(entry.languages) <= 3 else f"{len(entry.languages)} languages"
+    what = entry.description if found is None or not found.problem else found.problem
+    return (entry.name, here, size(entry.size), size(entry.memory), spoken, entry.licence, what)
+
+
+def _row(entry: CatalogEntry | None, found: Installed | None) -> dict[str, object]:
+    row: dict[str, object] = {"name": entry.name if entry else found.name if found else ""}
+    if entry is not None:
+        row |= {
+            "engine": entry.engine,
+            "aliases": list(entry.aliases),
+            "download_bytes": entry.size,
+            "memory_bytes": entry.memory,
+            "languages": list(entry.languages),
+            "tasks": list(entry.tasks),
+            "licence": entry.licence,
+            "description": entry.description,
+        }
+    row["installed"] = found is not None
+    if found is not None:
+        row |= {
+            "engine": found.engine,
+            "path": str(found.path),
+            "bytes": found.bytes,
+            "source": found.source,
+            "problem": found.problem or None,
+        }
+    return row

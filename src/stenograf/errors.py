@@ -1,0 +1,246 @@
+"""Every error a person can meet, as one tree.
+
+    StenografError
+    ├── UsageError              asked for something that cannot be done as asked
+    │   ├── SettingInvalidError     setting_invalid
+    │   ├── OptionInvalidError      option_invalid
+    │   ├── LanguageUnknownError    language_unknown
+    │   ├── FormatUnknownError      format_unknown
+    │   ├── ModelUnknownError       model_unknown
+    │   └── NothingToDoError        nothing_to_do
+    ├── InputError              this recording cannot be read
+    │   ├── FileMissingError        file_missing
+    │   ├── FileForbiddenError      file_forbidden
+    │   ├── FileEmptyError          file_empty
+    │   ├── NotMediaError           not_media
+    │   ├── NoAudioError            no_audio
+    │   └── AudioDamagedError       audio_damaged
+    ├── ModelError              the model cannot be had
+    │   ├── ModelNotInstalledError  model_not_installed
+    │   ├── ModelDamagedError       model_damaged
+    │   ├── ModelsReadOnlyError     models_read_only
+    │   └── DownloadFailedError     download_failed         (retryable)
+    ├── EngineError             the model cannot be run
+    │   ├── EngineMissingError      engine_missing
+    │   ├── DeviceUnavailableError  device_unavailable
+    │   ├── OutOfMemoryError        out_of_memory           (retryable)
+    │   └── EngineFailedError       engine_failed
+    ├── OutputError             the result cannot be written
+    │   ├── DiskFullError           disk_full               (retryable)
+    │   ├── OutputForbiddenError    output_forbidden
+    │   └── OutputExistsError       output_exists
+    └── CancelledError          cancelled
+
+`docs/errors.md` tells of each code what to do; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StenografError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    `message` is one sentence that says what is wrong, naming the file or the value; `hint` is one sentence
+    that says what to do about it. Both are written for the person who reads them.
+    """
+
+    code: ClassVar[str] = "internal"
+    """Stable, machine-readable name: the same on every interface."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same request may succeed later without being changed."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with: 1 failed, 2 used wrongly."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[StenografError], tuple[str, str]]:
+        # Errors cross process borders: without this the hint would be lost on the way.
+        return (type(self), (self.message, self.hint))
+
+
+class UsageError(StenografError):
+    """Asked for something that cannot be done as asked."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class SettingInvalidError(UsageError):
+    """A setting has a value that makes no sense."""
+
+    code = "setting_invalid"
+
+
+class OptionInvalidError(UsageError):
+    """An option of a transcription is out of its range, or does not suit the model."""
+
+    code = "option_invalid"
+
+
+class LanguageUnknownError(UsageError):
+    """No such language, or the model does not speak it."""
+
+    code = "language_unknown"
+
+
+class FormatUnknownError(UsageError):
+    """No such output format."""
+
+    code = "format_unknown"
+
+
+class ModelUnknownError(UsageError):
+    """No model of that name in the catalog or in the models folder."""
+
+    code = "model_unknown"
+
+
+class NothingToDoError(UsageError):
+    """The folders that were named hold no recording."""
+
+    code = "nothing_to_do"
+
+
+class InputError(StenografError):
+    """This recording cannot be read."""
+
+    code = "input"
+
+
+class FileMissingError(InputError):
+    """There is no such file."""
+
+    code = "file_missing"
+
+
+class FileForbiddenError(InputError):
+    """The file may not be read by this user."""
+
+    code = "file_forbidden"
+
+
+class FileEmptyError(InputError):
+    """The file has no bytes."""
+
+    code = "file_empty"
+
+
+class NotMediaError(InputError):
+    """The file is not an audio or video file that FFmpeg's libraries know."""
+
+    code = "not_media"
+
+
+class NoAudioError(InputError):
+    """A video without sound."""
+
+    code = "no_audio"
+
+
+class AudioDamagedError(InputError):
+    """The file has an audio track, of which nothing can be decoded."""
+
+    code = "audio_damaged"
+
+
+class ModelError(StenografError):
+    """The model cannot be had."""
+
+    code = "model"
+
+
+class ModelNotInstalledError(ModelError):
+    """The model is known, is not on this machine and may not or can not be downloaded."""
+
+    code = "model_not_installed"
+
+
+class ModelDamagedError(ModelError):
+    """The model's folder lacks files, or holds files that are not what they should be."""
+
+    code = "model_damaged"
+
+
+class ModelsReadOnlyError(ModelError):
+    """The models folder may not be written, so nothing can be downloaded into it or removed."""
+
+    code = "models_read_only"
+
+
+class DownloadFailedError(ModelError):
+    """The hub could not be reached, or broke off."""
+
+    code = "download_failed"
+    retryable = True
+
+
+class EngineError(StenografError):
+    """The model cannot be run."""
+
+    code = "engine"
+
+
+class EngineMissingError(EngineError):
+    """The engine's libraries are not installed."""
+
+    code = "engine_missing"
+
+
+class DeviceUnavailableError(EngineError):
+    """The device or compute type that was asked for does not work on this machine."""
+
+    code = "device_unavailable"
+
+
+class OutOfMemoryError(EngineError):
+    """The model does not fit into memory."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class EngineFailedError(EngineError):
+    """The engine broke while it transcribed."""
+
+    code = "engine_failed"
+
+
+class OutputError(StenografError):
+    """The result cannot be written."""
+
+    code = "output"
+
+
+class DiskFullError(OutputError):
+    """No space is left where the result should go."""
+
+    code = "disk_full"
+    retryable = True
+
+
+class OutputForbiddenError(OutputError):
+    """The place where the result should go may not be written by this user."""
+
+    code = "output_forbidden"
+
+
+class OutputExistsError(OutputError):
+    """A result is already there and was not to be overwritten."""
+
+    code = "output_exists"
+
+
+class CancelledError(StenografError):
+    """The caller asked to stop."""
+
+    code = "cancelled"

@@ -1,0 +1,299 @@
+"""Every setting, once: its name, unit, default, and the names that earlier services used for it.
+
+A value is looked for, from the strongest to the weakest, in: what the caller passes (a command-line option), the
+environment, a `.env` file in the working directory, a TOML file, the default. `STENOGRAF_CONFIG` names the TOML file;
+otherwise `stenograf.toml` in the working directory is read, or else `config.toml` in the user's configuration folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from stenograf.errors import LanguageUnknownError, SettingInvalidError
+from stenograf.languages import language_code
+
+PREFIX = "STENOGRAF_"
+
+CONFIG_VARIABLE = "STENOGRAF_CONFIG"
+"""Names the TOML file; no setting itself."""
+
+
+def _flag(text: str) -> bool:
+    lower = text.lower()
+    if lower in ("1", "true", "yes", "on"):
+        return True
+    if lower in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("write true or false")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("write a path")
+    return Path(text).expanduser().absolute()
+
+
+def _device(text: str) -> str:
+    lower = text.lower()
+    if lower in ("auto", "cpu", "cuda") or (lower.startswith("cuda:") and lower[5:].isdigit()):
+        return lower
+    raise ValueError("write auto, cpu, cuda or cuda:N")
+
+
+def _language(text: str) -> str | None:
+    try:
+        return language_code(text)
+    except LanguageUnknownError as error:
+        raise ValueError(f"{error.message} {error.hint}") from error
+
+
+def _seconds(text: str) -> float | None:
+    if not text:
+        return None
+    seconds = float(text)
+    if seconds < 0:
+        raise ValueError("write a number of seconds, 0 for all")
+    return seconds or None
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if text.lstrip("-").isdigit() else None
+        if number is None or not least <= number <= most:
+            raise ValueError(f"write a whole number from {least} to {most}")
+        return number
+
+    return parse
+
+
+def _level(text: str) -> str:
+    levels = ("debug", "info", "warning", "error")
+    if text.lower() not in levels:
+        raise ValueError(f"write one of {', '.join(levels)}")
+    return text.lower()
+
+
+def _text(text: str) -> str | None:
+    return text or None
+
+
+def _setting(
+    help: str,  # noqa: A002
+    parse: Callable[[str], Any],
+    default: Any = MISSING,
+    *,
+    default_factory: Any = MISSING,
+    unit: str = "",
+    old: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    metadata = {"help": help, "parse": parse, "unit": unit, "old": old, "secret": secret}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The values of all settings. A field `name` is the variable `STENOGRAF_NAME` and the TOML key `name`."""
+
+    data_dir: Path = _setting(
+        "Where Stenograf keeps what it must remember.",
+        _path,
+        default_factory=lambda: Path(platformdirs.user_data_dir("stenograf", appauthor=False)),
+    )
+    models_dir: Path | None = _setting(
+        "Where models are kept, each in a folder of its own; it may be read-only. Default: models in data_dir.",
+        lambda text: _path(text) if text else None,
+        None,
+    )
+    default_model: str = _setting(
+        "The model to use where none is named: a catalog name, a folder in models_dir, or a path.",
+        lambda text: text or "small",
+        "small",
+        old=("DEFAULT_MODEL",),
+    )
+    default_language: str | None = _setting(
+        "The language to read where none is named, such as ru; empty or auto: detect it.",
+        _language,
+        None,
+        old=("DEFAULT_LANGUAGE",),
+    )
+    default_trim: float | None = _setting(
+        "Read only the start of each recording, where no trim is given; empty or 0: all of it.",
+        _seconds,
+        None,
+        unit="seconds",
+        old=("DEFAULT_DURATION",),
+    )
+    device: str = _setting("What to compute on: auto, cpu, cuda or cuda:N.", _device, "auto")
+    compute_type: str = _setting(
+        "Number format of the model: auto, or such as int8, float16, float32.", lambda text: text or "auto", "auto"
+    )
+    threads: int = _setting("Processor cores to use; 0: all.", _count(0, 1024), 0, unit="cores")
+    beam_size: int = _setting(
+        "Candidates kept while decoding; 1 is greedy: faster, a little less exact.",
+        _count(1, 20),
+        5,
+        old=("WHISPER_BEAM_SIZE",),
+    )
+    vad: bool = _setting("Look for speech first and leave out the rest.", _flag, True)
+    offline: bool = _setting("Never ask the model hub; use only what is on this machine.", _flag, False, old=("HF_HUB_OFFLINE",))
+    hub_endpoint: str | None = _setting(
+        "Address of the model hub or of a mirror; empty: huggingface.co.", _text, None, old=("HF_ENDPOINT",)
+    )
+    hub_token: str | None = _setting("Token for the model hub.", _text, None, old=("HF_TOKEN",), secret=True)
+    log_level: str = _setting(
+        "How much to log: debug, info, warning or error.", _level, "warning", old=("LOG_LEVEL",)
+    )
+
+    @property
+    def models_path(self) -> Path:
+        """Where models are kept."""
+        return self.models_dir or self.data_dir / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the value of a setting came from."""
+
+    kind: str
+    """`option`, `environment`, `.env`, `file` or `default`."""
+    detail: str = ""
+    """The variable's name or the file's path."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """The settings, with where each came from, and what was found beside them."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    warnings: tuple[str, ...] = ()
+
+
+def documented() -> list[Field[Any]]:
+    """The settings as dataclass fields; `metadata` has `help`, `unit`, `old` (names) and `secret`."""
+    return list(fields(Settings))
+
+
+def variable(name: str) -> str:
+    """The environment variable of the setting `name`."""
+    return PREFIX + name.upper()
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    directory: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> LoadedSettings:
+    """Read the settings. `overrides` are parsed values that win over all else; None among them counts as not given.
+
+    Raises `SettingInvalidError` for a value that makes no sense, naming where it stands, and for a file that cannot
+    be read.
+    """
+    environ = os.environ if environ is None else environ
+    directory = directory or Path.cwd()
+    dotenv = _read_dotenv(directory / ".env")
+    toml_path, toml = _read_toml(environ.get(CONFIG_VARIABLE) or dotenv.get(CONFIG_VARIABLE), directory)
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for item in fields(Settings):
+        found = _find(item, environ, dotenv, toml, toml_path)
+        if found is None:
+            origins[item.name] = Origin("default")
+            continue
+        text, origin = found
+        values[item.name] = _parse(item, text, origin)
+        origins[item.name] = origin
+    settings = Settings(**values)
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    origins.update({name: Origin("option") for name in given})
+    return LoadedSettings(replace(settings, **given), origins, tuple(_unknown(environ, dotenv)))
+
+
+def _find(
+    item: Field[Any],
+    environ: Mapping[str, str],
+    dotenv: Mapping[str, str],
+    toml: Mapping[str, Any],
+    toml_path: Path | None,
+) -> tuple[str, Origin] | None:
+    names = (variable(item.name), *item.metadata["old"])
+    for kind, source in (("environment", environ), (".env", dotenv)):
+        for name in names:
+            if name in source:
+                return source[name].strip(), Origin(kind, name)
+    if item.name in toml:
+        value = toml[item.name]
+        return str(value).lower() if isinstance(value, bool) else str(value), Origin("file", str(toml_path))
+    return None
+
+
+def _parse(item: Field[Any], text: str, origin: Origin) -> Any:
+    try:
+        return item.metadata["parse"](text)
+    except ValueError as error:
+        shown = "its value" if item.metadata["secret"] else repr(text)
+        where = origin.detail if origin.kind == "environment" else f"{item.name} in {origin.kind} {origin.detail}"
+        reason = str(error)
+        hint = reason[0].upper() + reason[1:]
+        raise SettingInvalidError(f"The setting {where} has the value {shown}.", f"{hint.rstrip('.')}.") from None
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    from dotenv import dotenv_values
+
+    try:
+        if not path.is_file():
+            return {}
+        return {name: value or "" for name, value in dotenv_values(path, encoding="utf-8-sig").items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingInvalidError(f"{path} cannot be read ({error}).", "Save it as UTF-8, or remove it.") from error
+
+
+def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[str, Any]]:
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SettingInvalidError(
+                f"{CONFIG_VARIABLE} names {path}, which does not exist.", "Create it or unset the variable."
+            )
+    else:
+        user = Path(platformdirs.user_config_dir("stenograf", appauthor=False)) / "config.toml"
+        path = next((p for p in (directory / "stenograf.toml", user) if p.is_file()), user)
+        if not path.is_file():
+            return None, {}
+    try:
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingInvalidError(f"{path} cannot be read ({error}).", "Write one `name = value` on a line.") from error
+    known = [item.name for item in fields(Settings)]
+    for name, value in values.items():
+        if name not in known:
+            raise SettingInvalidError(
+                f"{path} has {name!r}, which is no setting.", _nearest(name, known, "See stenograf config.")
+            )
+        if isinstance(value, dict | list):
+            raise SettingInvalidError(f"{path}: {name} holds a table or a list.", "Write a single value.")
+    return path, values
+
+
+def _unknown(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> list[str]:
+    known = [variable(item.name) for item in fields(Settings)] + [CONFIG_VARIABLE]
+    found = sorted({n for n in (*environ, *dotenv) if n.startswith(PREFIX) and n not in known})
+    return [f"{name} is no setting. {_nearest(name, known, 'See stenograf config.')}" for name in found]
+
+
+def _nearest(name: str, known: list[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"Did you mean {near[0]}?" if near else otherwise

@@ -1,0 +1,296 @@
+"""The recordings of the tests (tests/audio) and of the demo (samples), and what is said in them.
+
+    python make_samples.py tests --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR --out tests/audio
+    python make_samples.py demo --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR --out samples
+
+The models read each candidate in several ways; what they read to the letter every time is kept, so that a
+test can assert the exact text. Run it again whenever a model was trained anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import evaluate
+import grammar
+import numpy as np
+import recordings
+import speech
+from speech import RATE, Clip
+
+# How the product may cut: padding of speech and shortest silence, both in ms.
+CUTS = [(150, 300), (200, 500), (150, 700), (200, 200), (180, 100)]
+WHISPER_LIMIT, GIGAAM_LIMIT = 6.0, 20.0
+
+
+class Readers:
+    """Both models, asked as the product asks them."""
+
+    def __init__(self, whisper: Path, gigaam: Path) -> None:
+        import onnx_asr
+        from faster_whisper import WhisperModel
+
+        self._whisper = WhisperModel(str(whisper), device="cpu", compute_type="int8", cpu_threads=2)
+        self._gigaam = onnx_asr.load_model("gigaam-v3-ctc", gigaam, providers=["CPUExecutionProvider"])
+
+    def whisper(self, audio: np.ndarray, **options) -> str:
+        return evaluate.transcribe(self._whisper, audio, **options)[0]
+
+    def gigaam(self, audio: np.ndarray) -> str:
+        return self._gigaam.recognize(audio)
+
+    def whisper_ways(self, audio: np.ndarray, language: str, text: str) -> list[bool]:
+        """The first way is the one that `exact` in clips.json promises; all the others should agree."""
+        ways = [
+            {},
+            {"language": language},
+            {"beam_size": 5},
+            {"without_timestamps": True},
+            {"word_timestamps": True},
+        ]
+        heard = [self.whisper(audio, **way) == text for way in ways]
+        for cut in CUTS:
+            pieces = recordings.chunks(audio, WHISPER_LIMIT, *cut)
+            heard.append(" ".join(self.whisper(piece) for _, piece in pieces) == text)
+        return heard
+
+    def gigaam_ways(self, audio: np.ndarray, text: str) -> list[bool]:
+        wanted = " ".join(grammar.words(text))
+        heard = [self.gigaam(audio) == wanted]
+        for cut in CUTS:
+            pieces = recordings.chunks(audio, GIGAAM_LIMIT, *cut)
+            heard.append(" ".join(self.gigaam(piece) for _, piece in pieces) == wanted)
+        return heard
+
+
+@dataclass
+class Recording:
+    audio: np.ndarray
+    sentences: list[tuple[float, float, Clip]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return " ".join(clip.text for _, _, clip in self.sentences)
+
+
+def joined(
+    clips: list[Clip], rng: random.Random, shortest: float, longest: float, edge: float = 0.3
+) -> Recording:
+    """One sentence after the other with pauses, over the faintest noise: silence is never digital nothing."""
+    placed, position = [], edge
+    for clip in clips:
+        end = position + len(clip.audio) / RATE
+        placed.append((position, end, clip))
+        position = end + rng.uniform(shortest, longest)
+    audio = np.zeros(int((placed[-1][1] + edge) * RATE), np.float32)
+    for begin, _, clip in placed:
+        sound = _floats(clip)
+        audio[int(begin * RATE) : int(begin * RATE) + len(sound)] += sound * 0.7
+    audio += np.random.default_rng(len(audio)).standard_normal(len(audio)).astype(np.float32) * 3e-4
+    return Recording(audio, placed)
+
+
+def _floats(clip: Clip) -> np.ndarray:
+    audio = np.asarray(clip.audio)
+    return audio.astype(np.float32) / 32768 if audio.dtype == np.int16 else audio.astype(np.float32)
+
+
+def _words(recording: Recording) -> list[dict]:
+    return [
+        {"start": round(begin + start, 3), "end": round(begin + end, 3), "word": word}
+        for begin, _, clip in recording.sentences
+        for start, end, word in clip.words
+    ]
+
+
+def _entry(name: str, recording: Recording, audio: np.ndarray, exact: list[str]) -> dict:
+    entry = {
+        "file": name,
+        "language": recording.sentences[0][2].language,
+        "duration": round(len(audio) / RATE, 3),
+        "voice": recording.sentences[0][2].voice,
+        "text": recording.text,
+        "translation": " ".join(clip.translation for _, _, clip in recording.sentences),
+        "exact": exact,
+        "words": _words(recording),
+    }
+    if len(recording.sentences) > 1:
+        entry["sentences"] = [
+            {"start": round(begin, 3), "end": round(end, 3), "text": clip.text}
+            for begin, end, clip in recording.sentences
+        ]
+    return entry
+
+
+def _singles(readers: Readers, clips: list[Clip], count: int, out: Path) -> list[dict]:
+    """Short recordings of one sentence: different voices, different beginnings, read right in every way."""
+    rng, entries = random.Random(3), []
+    beginnings: dict[str, int] = {}
+    voices: dict[str, int] = {}
+    for clip in clips:
+        if len(entries) == count:
+            break
+        start, voice = clip.text.split()[0], clip.voice
+        if beginnings.get(start, 0) >= 1 + count // 10 or voices.get(voice, 0) >= 1 + count // 3:
+            continue
+        recording = joined([clip], rng, 0, 0)
+        name = f"{clip.language}-{len(entries) + 1:02}.flac"
+        recordings.write(out / name, recording.audio)
+        audio = recordings.read(out / name)
+        exact = ["whisper-test"] if all(readers.whisper_ways(audio, clip.language, clip.text)) else []
+        if clip.language == "ru" and all(readers.gigaam_ways(audio, clip.text)):
+            exact.append("gigaam-test")
+        if len(exact) < (2 if clip.language == "ru" else 1):
+            (out / name).unlink()
+            continue
+        beginnings[start] = beginnings.get(start, 0) + 1
+        voices[voice] = voices.get(voice, 0) + 1
+        entries.append(_entry(name, recording, audio, exact))
+    return entries
+
+
+def _best_long(
+    readers: Readers, clips: list[Clip], seconds: float, path: Path, pauses: tuple[float, float], tries: int
+) -> tuple[Recording, np.ndarray, list[str]]:
+    """The first drawing of sentences that is read right in every way, or else the one with the fewest mistakes."""
+    language = clips[0].language
+    usable = []
+    for clip in clips:
+        audio = joined([clip], random.Random(1), 0, 0, 0.2).audio
+        wrong = readers.whisper(audio) != clip.text
+        if not wrong and (language == "en" or readers.gigaam(audio) == " ".join(grammar.words(clip.text))):
+            usable.append(clip)
+    best: tuple[int, int] | None = None
+    for seed in [*range(tries), None]:
+        number = best[1] if seed is None else seed  # None: write the best once more
+        rng = random.Random(number)
+        chosen, length, used = [], 0.0, set()
+        for clip in rng.sample(usable, len(usable)):
+            if length > seconds - 2:
+                break
+            if clip.text not in used:
+                used.add(clip.text)
+                chosen.append(clip)
+                length += len(clip.audio) / RATE + sum(pauses) / 2
+        recording = joined(chosen, rng, *pauses)
+        recordings.write(path, recording.audio, 32_000)
+        audio = recordings.read(path)
+        ways = {"whisper-test": _wrong_cuts(readers, audio, recording.text, "whisper")}
+        if language == "ru":
+            ways["gigaam-test"] = _wrong_cuts(readers, audio, recording.text, "gigaam")
+        wrong = sum(ways.values())
+        if seed is None or wrong == 0:
+            print(
+                f"{path.name}: seed {number}, {len(chosen)} sentences, wrong ways of cutting: {ways}",
+                flush=True,
+            )
+            return recording, audio, [model for model, count in ways.items() if not count]
+        if best is None or wrong < best[0]:
+            best = (wrong, number)
+    raise AssertionError
+
+
+def _wrong_cuts(readers: Readers, audio: np.ndarray, text: str, model: str) -> int:
+    wrong = 0
+    for cut in CUTS:
+        if model == "gigaam":
+            pieces = recordings.chunks(audio, GIGAAM_LIMIT, *cut)
+            wrong += " ".join(readers.gigaam(piece) for _, piece in pieces) != " ".join(grammar.words(text))
+        else:
+            pieces = recordings.chunks(audio, WHISPER_LIMIT, *cut)
+            wrong += " ".join(readers.whisper(piece) for _, piece in pieces) != text
+    return wrong
+
+
+def make_tests(readers: Readers, work: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for language, count, seconds, seed in (("ru", 12, 60, 31), ("en", 8, 45, 32)):
+        clips = speech.load(work / f"test_{language}")
+        random.Random(seed).shuffle(clips)
+        entries += _singles(readers, clips, count, out)
+        name = f"{language}-long.ogg"
+        by_voice = [clip for clip in clips if clip.voice.endswith(("+Michael", "+m3"))]
+        recording, audio, exact = _best_long(readers, by_voice, seconds, out / name, (0.6, 1.5), 12)
+        entries.append(_entry(name, recording, audio, exact))
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    (out / "clips.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    for entry in entries:
+        print(entry["file"], entry["duration"], entry["voice"], entry["exact"], entry["text"])
+
+
+# What a person would say in a message. Every sentence is the grammar's, so the small models know its words.
+NOTES = {
+    "Голосовое сообщение.ogg": (
+        "ru",
+        ["Вчера купил продукты на две с половиной тысячи.", "Не забудь забрать посылку."],
+    ),
+    "Напоминание.ogg": ("ru", ["Напомни завтра утром позвонить маме.", "Я буду дома через двадцать минут."]),
+    "Voice message.ogg": (
+        "en",
+        ["Bought groceries for two and a half thousand.", "Do not forget to pick up the parcel."],
+    ),
+}
+
+
+def _say(engine: speech.Espeak, text: str, language: str, translation: str) -> list[Clip]:
+    """One sentence by several voices, the most human first."""
+    if language == "ru":
+        made = speech.festival([text], language, "msu_ru_nsh_clunits")
+    else:
+        made = [clip for voice in ("slt", "rms") for clip in speech.flite([text], language, voice)]
+    base = "ru" if language == "ru" else "en-us"
+    for variant in [*speech.TEST_VARIANTS, "f4", "m1", "f1", "m7"]:
+        clip = engine.say(text, language, f"{base}+{variant}", 165, 50)
+        if clip:
+            made.append(clip)
+    for clip in made:
+        clip.translation = translation
+    return made
+
+
+def make_demo(readers: Readers, work: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    engine = speech.Espeak()
+    for name, (language, texts) in NOTES.items():
+        spoken = [_say(engine, text, language, "") for text in texts]
+        for voice in range(len(spoken[0])):
+            recording = joined([clips[voice] for clips in spoken], random.Random(1), 0.45, 0.6)
+            recordings.write(out / name, recording.audio, 28_000)
+            audio = recordings.read(out / name)
+            right = all(readers.whisper_ways(audio, language, recording.text))
+            if right and (language == "en" or all(readers.gigaam_ways(audio, recording.text))):
+                print(f"{name}: {spoken[0][voice].voice}, {len(audio) / RATE:.1f} s")
+                break
+        else:
+            print(f"{name}: no voice is read right")
+    drawn = list({s.ru: s for s in grammar.sentences(400, 9, held_out=True)}.values())
+    clips = []
+    texts = {sentence.ru: sentence.en for sentence in drawn}
+    for begin in range(0, len(drawn), 60):
+        part = [sentence.ru for sentence in drawn[begin : begin + 60]]
+        clips += speech.festival(part, "ru", "msu_ru_nsh_clunits")
+    for clip in clips:
+        clip.translation = texts[clip.text]
+    _, audio, exact = _best_long(readers, clips, 150, out / "Дневник за неделю.m4a", (0.6, 1.4), 8)
+    print(f"Дневник за неделю.m4a: {len(audio) / RATE:.0f} s, exact for {exact}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["tests", "demo"])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--whisper", type=Path, required=True)
+    parser.add_argument("--gigaam", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    readers = Readers(arguments.whisper, arguments.gigaam)
+    (make_tests if arguments.command == "tests" else make_demo)(readers, arguments.work, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
