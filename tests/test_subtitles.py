@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
 from itertools import pairwise
 
@@ -148,7 +147,9 @@ def test_two_speakers_never_share_a_cue() -> None:
 def test_a_word_longer_than_a_line_is_split_between_characters_as_readers_see_them() -> None:
     (cue,) = subtitle_cues(transcript_of(Segment(0, 7, "x" * 50)))
     assert cue.lines == ("x" * 42, "x" * 8)
-    (cue,) = subtitle_cues(transcript_of(Segment(0, 7, "e\u0301" * 25)))  # three columns are two clusters
+    (cue,) = subtitle_cues(
+        transcript_of(Segment(0, 7, "e\u0301\u0302\u0303" * 15))
+    )  # 42 is no multiple of four
     assert all(line.startswith("e") for line in cue.lines)
     for cue in subtitle_cues(transcript_of(Segment(0, 7, "👨‍👩‍👧‍👦" * 12))):
         assert all(set(line.split("👨‍👩‍👧‍👦")) == {""} for line in cue.lines)
@@ -203,14 +204,3 @@ def test_crowded_at_one_instant_all_are_there_in_order() -> None:
     cues = subtitle_cues(transcript_of(*crowd))
     assert [cue.lines for cue in cues] == [(f"Number {number}.",) for number in range(300)]
     assert all(before.end <= after.start for before, after in pairwise(cues))
-
-
-@pytest.mark.parametrize("text", ["word, " * 100_000, "词" * 50_000, "x" * 300_000, "a" + "\u0301" * 300_000])
-def test_time_grows_with_the_length_and_no_faster(text: str) -> None:
-    def seconds(part: str) -> float:
-        began = time.process_time()
-        assert subtitle_cues(transcript_of(Segment(0, 36_000, part)))
-        return time.process_time() - began
-
-    tenth = seconds(text[: len(text) // 10])
-    assert seconds(text) < 30 * tenth + 0.5  # ten times the text: 100 times the time, were it quadratic

@@ -101,9 +101,7 @@ def transcribe(
     return transcriber.transcribe(source, options, on_progress=on_progress, cancelled=cancelled)
 
 
-def load_model(
-    model: str | None = None, *, device: str | None = None, compute_type: str | None = None
-) -> Transcriber:
+def load_model(model: str | None = None, *, device: str | None = None, compute_type: str | None = None) -> Transcriber:
     """The model in memory, ready to transcribe many recordings; the last one loaded is kept for the next call.
 
     Raises the same errors as `transcribe`.

@@ -52,11 +52,12 @@ LONGEST_HOLE_SECONDS = 600
 MISSING_SHARE = 0.02
 """A file that ends this much (and a second) before the length that its header claims was cut off."""
 
-MEDIA_SUFFIXES = frozenset(
-    """.3gp .aac .ac3 .aif .aiff .alac .amr .ape .au .avi .awb .caf .dts .flac .flv .gsm .m4a .m4b .m4v .mka .mkv .mov
-    .mp1 .mp2 .mp3 .mp4 .mpeg .mpg .mpga .mts .oga .ogg .ogv .opus .ra .spx .tta .ts .voc .w64 .wav .weba .webm .wma
-    .wmv .wv""".split()
-)
+MEDIA_SUFFIXES = frozenset({
+    ".3gp", ".aac", ".ac3", ".aif", ".aiff", ".alac", ".amr", ".ape", ".au", ".avi", ".awb", ".caf", ".dts",
+    ".flac", ".flv", ".gsm", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp3", ".mp4",
+    ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".ra", ".spx", ".tta", ".ts", ".voc",
+    ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
+})  # fmt: skip
 """What counts as a recording in a folder. A file named on its own is tried whatever its name is."""
 
 # Formats whose length is a guess from the bit rate, so that a shorter recording is no sign of damage.
@@ -84,6 +85,7 @@ class AudioReader:
         self.warnings: list[TranscriptWarning] = []
         """What was found wrong while reading; complete once `blocks` has ended."""
         self._owned: BinaryIO | None = None
+        self._stopped_early = False
         self._trim_samples = None if trim is None else round(trim * SAMPLE_RATE)
         file = self._open_file(source)
         try:
@@ -159,7 +161,7 @@ class AudioReader:
             return source
         path = Path(source)
         try:
-            # Always opened here and never by FFmpeg: it would take a name such as `http:x` or `concat:x` for a protocol.
+            # Opened here and never by FFmpeg, which would take a name such as `http:x` for a protocol.
             self._owned = path.open("rb")
             size = os.fstat(self._owned.fileno()).st_size
             seekable = self._owned.seekable()
@@ -218,6 +220,7 @@ class AudioReader:
                 return
             yield piece[:left]
             left -= len(piece)
+            self._stopped_early = left <= 0
 
     def _pieces(self) -> Iterator[Samples]:
         """Decoded, resampled sound as it comes, with silence where the recording's clock jumps ahead."""
@@ -257,7 +260,7 @@ class AudioReader:
                     except FFmpegError:
                         damaged += 1
                         continue
-                    yield from cast(list[AudioFrame], frames)
+                    yield from frames
                 break
             except av.error.EOFError:
                 break
@@ -286,13 +289,16 @@ class AudioReader:
         return moved
 
     def _note_missing_end(self) -> None:
-        if self._container.format.name == "ogg" and not self._trim_samples and not self._ogg_has_its_end():
-            self.warnings.append(
-                TranscriptWarning(
-                    "audio_truncated",
-                    f"The recording has no proper end (it stops at {self.seconds_read:.1f} s); it may have been cut off.",
+        has_its_end = _END_CHECKS.get(self._container.format.name)
+        if has_its_end and self._owned and self._owned.seekable() and not self._stopped_early:
+            if not has_its_end(self._owned):
+                self.warnings.append(
+                    TranscriptWarning(
+                        "audio_truncated",
+                        f"The recording has no proper end (it stops at {self.seconds_read:.1f} s); "
+                        "it may have been cut off.",
+                    )
                 )
-            )
             return
         if self.duration is None or self._container.format.name in _LENGTH_IS_A_GUESS:
             return
@@ -307,23 +313,32 @@ class AudioReader:
             )
 
 
-    def _ogg_has_its_end(self) -> bool:
-        """Whether the file closes with a whole page that is marked as the last (RFC 3533, section 6).
+def _ogg_has_its_end(file: BinaryIO) -> bool:
+    """Whether the file closes with a whole page that is marked as the last (RFC 3533, section 6).
 
-        FFmpeg passes over damaged Ogg pages in silence and takes the last good one for the end.
-        """
-        file = self._owned
-        if file is None or not file.seekable():
-            return True  # nothing to look at; no warning without cause
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _OGG_PAGE_LIMIT))
-        tail = file.read(_OGG_PAGE_LIMIT)
-        page = tail.rfind(b"OggS")
-        if page < 0 or len(tail) < page + 27:
-            return False
-        is_last = bool(tail[page + 5] & 4)
-        table = tail[page + 27 : page + 27 + tail[page + 26]]
-        return is_last and page + 27 + len(table) + sum(table) == len(tail)
+    FFmpeg passes over damaged Ogg pages in silence and takes the last good one for the end.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _OGG_PAGE_LIMIT))
+    tail = file.read(_OGG_PAGE_LIMIT)
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
+        return False
+    is_last = bool(tail[page + 5] & 4)
+    table = tail[page + 27 : page + 27 + tail[page + 26]]
+    return is_last and page + 27 + len(table) + sum(table) == len(tail)
+
+
+def _wav_has_its_end(file: BinaryIO) -> bool:
+    """Whether the file is as long as its RIFF header says; programs that write to a pipe leave a huge number there."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(4)
+    claimed = int.from_bytes(file.read(4), "little") + 8
+    return claimed <= size or claimed > 0x7FFF_0000
+
+
+_END_CHECKS = {"ogg": _ogg_has_its_end, "wav": _wav_has_its_end}
+"""Formats whose claimed length FFmpeg corrects in silence, so that the file itself must be asked."""
 
 
 def _arrays(frames: list[AudioFrame]) -> Iterator[Samples]:

@@ -51,9 +51,7 @@ class Options:
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise OptionInvalidError(f"A temperature of {self.temperature} is out of range.", "Choose 0 to 1.")
         if self.trim is not None and not 0 < self.trim < float("inf"):
-            raise OptionInvalidError(
-                f"A trim of {self.trim} s is out of range.", "Give a number of seconds above 0."
-            )
+            raise OptionInvalidError(f"A trim of {self.trim} s is out of range.", "Give a number of seconds above 0.")
         for name in ("prompt", "hotwords"):
             text = getattr(self, name)
             if text is not None and len(text) > MAX_PROMPT_CHARACTERS:

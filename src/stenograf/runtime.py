@@ -63,9 +63,7 @@ class Runtime:
             variant=files.onnx_type,
             threads=self.settings.threads,
         )
-        return Transcriber(
-            loaded, model=files.name, engine=files.engine, load_seconds=time.monotonic() - started
-        )
+        return Transcriber(loaded, model=files.name, engine=files.engine, load_seconds=time.monotonic() - started)
 
     @staticmethod
     def _compute_type(asked: str, files: ModelFiles) -> str:

@@ -146,14 +146,14 @@ class Settings:
         old=("WHISPER_BEAM_SIZE",),
     )
     vad: bool = _setting("Look for speech first and leave out the rest.", _flag, True)
-    offline: bool = _setting("Never ask the model hub; use only what is on this machine.", _flag, False, old=("HF_HUB_OFFLINE",))
+    offline: bool = _setting(
+        "Never ask the model hub; use only what is on this machine.", _flag, False, old=("HF_HUB_OFFLINE",)
+    )
     hub_endpoint: str | None = _setting(
         "Address of the model hub or of a mirror; empty: huggingface.co.", _text, None, old=("HF_ENDPOINT",)
     )
     hub_token: str | None = _setting("Token for the model hub.", _text, None, old=("HF_TOKEN",), secret=True)
-    log_level: str = _setting(
-        "How much to log: debug, info, warning or error.", _level, "warning", old=("LOG_LEVEL",)
-    )
+    log_level: str = _setting("How much to log: debug, info, warning or error.", _level, "warning", old=("LOG_LEVEL",))
 
     @property
     def models_path(self) -> Path:

@@ -204,11 +204,7 @@ def _tokens(segments: Iterable[Segment]) -> Iterator[_Token]:
     ready = 0
     for (segment, text, stretches), following in zip(clocks, [*beginnings, LATEST_MS][1:], strict=True):
         speaker = _payload(segment.speaker or "") or None
-        parts = [
-            (piece, index > 0)
-            for word in text.split()
-            for index, piece in enumerate(pieces(word, LINE_COLUMNS))
-        ]
+        parts = [(piece, index > 0) for word in text.split() for index, piece in enumerate(pieces(word, LINE_COLUMNS))]
         times = _times([len(piece) for piece, _ in parts], stretches, ready, following)
         for place, ((piece, glued), (start, end)) in enumerate(zip(parts, times, strict=True), start=1):
             yield _Token(piece, columns(piece), glued, start, end, speaker, place == len(parts))
@@ -365,8 +361,7 @@ class _Run:
         middles = [
             middle
             for middle in range(first + 1, end)
-            if taken + self.columns(first, middle) <= LINE_COLUMNS
-            and self.columns(middle, end) <= LINE_COLUMNS
+            if taken + self.columns(first, middle) <= LINE_COLUMNS and self.columns(middle, end) <= LINE_COLUMNS
         ]
         # Without a middle it is one long word, which leaves no room beside the label.
         if taken + self.columns(first, end) <= LINE_COLUMNS or not middles:
@@ -389,9 +384,7 @@ def _cut_cost(token: _Token, following: _Token) -> float:
         return _INSIDE_WORD
     sentence = ends_sentence(token.text, following.text)
     if not any(map(str.isalnum, following.text)) and not (sentence and following.text in _DASHES):
-        return (
-            _AFTER_CLINGER  # an emoji or a dash belongs to what is before it, but for the dash of a dialogue
-        )
+        return _AFTER_CLINGER  # an emoji or a dash belongs to what is before it, but for the dash of a dialogue
     if sentence:
         return _AFTER_SENTENCE
     paused = token.ends_segment or following.start - token.end >= BLINK_MS

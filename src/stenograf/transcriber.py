@@ -143,9 +143,7 @@ class Transcriber:
         """Give the model's memory back."""
         self._loaded.close()
 
-    def _detect_language(
-        self, chunks: Iterator[Chunk]
-    ) -> tuple[Iterator[Chunk], str | None, float | None]:
+    def _detect_language(self, chunks: Iterator[Chunk]) -> tuple[Iterator[Chunk], str | None, float | None]:
         """The chunks again, none lost, with the language and its probability; (None, None) where there is no speech."""
         heard: list[Chunk] = []
         best: tuple[float, str] | None = None
@@ -177,9 +175,7 @@ def check(options: Options, can: Capabilities, model: str) -> list[TranscriptWar
     notes = []
     for name in ("prompt", "hotwords"):
         if getattr(options, name) and not can.takes_prompt:
-            notes.append(
-                TranscriptWarning("option_ignored", f"The model {model} takes no {name}; it was passed over.")
-            )
+            notes.append(TranscriptWarning("option_ignored", f"The model {model} takes no {name}; it was passed over."))
     return notes
 
 
@@ -203,4 +199,3 @@ def _until_cancelled(blocks: Iterable[Samples], stop: Callable[[], bool]) -> Ite
 
 def _cancelled() -> CancelledError:
     return CancelledError("The transcription was cancelled.", "Start it again when you want it.")
-

@@ -116,8 +116,5 @@ def _joins(cluster: str, character: str) -> bool:
         or cluster[-1] == _ZERO_WIDTH_JOINER
         or unicodedata.category(character).startswith("M")
         or "\U0001f3fb" <= character <= "\U0001f3ff"  # skin tones
-        or (
-            len(cluster) == 1
-            and all("\U0001f1e6" <= letter <= "\U0001f1ff" for letter in cluster + character)
-        )
+        or (len(cluster) == 1 and all("\U0001f1e6" <= letter <= "\U0001f1ff" for letter in cluster + character))
     )

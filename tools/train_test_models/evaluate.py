@@ -1,7 +1,7 @@
 """How well the finished models do, through the product's own libraries, on voices and sentences never trained
 on.
 
-python evaluate.py --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR
+    python evaluate.py --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def audio_of(clip: speech.Clip) -> np.ndarray:
 def chunks_of(
     clips: list[speech.Clip], count: int, seed: int, limit: float
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Text, English and audio: two or three sentences of one voice, pauses of 0.4-0.9 s, within `limit` seconds."""
+    """(text, English, audio): two or three sentences of one voice, 0.4-0.9 s apart, in `limit` seconds."""
     rng = random.Random(seed)
     made = []
     while len(made) < count:
@@ -123,7 +123,7 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
         }
         for name, options in settings.items():
             score = Score()
-            for clip in part if name == "timestamps" else part[:60]:
+            for clip in part if name == "timestamps" else part[:40]:
                 heard, _ = transcribe(model, audio_of(clip), **options)
                 if not score.add(clip.text, heard) and show and name == "timestamps":
                     print(f"    {clip.voice}: {clip.text} | {heard}")
@@ -131,7 +131,7 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
         score, capitals = Score(), 0
         for name, options in {"timestamps": known, "beam 5": known | {"beam_size": 5}}.items():
             score, capitals = Score(), 0
-            made = chunks_of(part, 100 if name == "timestamps" else 50, 5, 6.0)
+            made = chunks_of(part, 60 if name == "timestamps" else 40, 5, 6.0)
             for text, _, audio in made:
                 heard, _ = transcribe(model, audio, **options)
                 right = score.add(text, heard)
@@ -144,7 +144,7 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
             _, info = model.transcribe(audio_of(clip), **PLAIN)
             right += info.language == language
         say(f"{language} language detected", f"{right} of {len(part)}")
-        errors = word_errors(model, part[:60])
+        errors = word_errors(model, part[:40])
         if errors:
             say(
                 f"{language} word starts",
@@ -156,7 +156,7 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
         score.add(clip.translation, heard)
     say("translation of single clips", score)
     score = Score()
-    for _, english, audio in chunks_of(clips["ru"], 50, 6, 6.0):
+    for _, english, audio in chunks_of(clips["ru"], 40, 6, 6.0):
         heard, _ = transcribe(model, audio, language="ru", task="translate")
         score.add(english, heard)
     say("translation of chunks", score)
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--whisper", type=Path)
     parser.add_argument("--gigaam", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="single clips a language")
+    parser.add_argument("--count", type=int, default=120, help="single clips a language")
     parser.add_argument("--show", action="store_true", help="print what is read wrong")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()

@@ -80,24 +80,29 @@ def batch(maker: WindowMaker, size: int, seconds: float, preprocess: GigaamPrepr
     )
 
 
-def train(work: Path, steps: int, size: int, seed: int, limit: float) -> Ctc:
-    torch.manual_seed(seed)
-    maker = WindowMaker(speech.load(work / "train_ru"), seed)
+def train(arguments: argparse.Namespace) -> Ctc:
+    torch.manual_seed(arguments.seed)
+    steps, limit = arguments.steps, arguments.limit
+    maker = WindowMaker(speech.load(arguments.work / "train_ru"), arguments.seed)
     preprocess = GigaamPreprocessorNumpy("gigaam_v3")
     model = Ctc()
+    if arguments.resume:
+        model.load_state_dict(torch.load(arguments.resume, weights_only=True))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     began = time.monotonic()
     for step in range(steps):
-        # The clock may cut training short on a busy machine; the learning rate then still ends where it should.
+        # The clock may cut training short on a busy machine; the learning rate still ends where it should.
         done = max(step / steps, (time.monotonic() - began) / limit)
         if done >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = (
-                2e-3 * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+                arguments.rate
+                * min(1, (step + 1) / 50)
+                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             )
         features, lengths, targets, target_lengths = batch(
-            maker, size, 5.0 if done < 0.7 else 9.0, preprocess
+            maker, arguments.batch, 5.0 if done < 0.7 else 9.0, preprocess
         )
         log_probs = model(features, lengths)
         out_lengths = torch.div(lengths - 1, 4, rounding_mode="floor") + 1
@@ -140,6 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with the corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--resume", type=Path, help="weights to go on from")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
@@ -147,7 +154,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = train(arguments.work, arguments.steps, arguments.batch, arguments.seed, arguments.limit)
+    model = train(arguments)
     torch.save(model.state_dict(), arguments.work / "gigaam.pt")
     export(model, arguments.out)
 

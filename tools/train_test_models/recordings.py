@@ -1,16 +1,20 @@
-"""Writes recordings, and cuts them into chunks as the product does: at silences, by the VAD in faster-whisper."""
+"""Writes recordings, and cuts them at silences as the product does, by the VAD in faster-whisper."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import soxr
 from speech import RATE
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
-def _frames(audio: np.ndarray, rate: int):
+
+def _frames(audio: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
     """Blocks of 20 ms of int16, as PyAV takes them."""
     samples = np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)[None, :]
     for begin in range(0, samples.shape[1], rate // 50):
@@ -57,7 +61,7 @@ def read(path: Path) -> np.ndarray:
 def chunks(
     audio: np.ndarray, limit: float, padding_ms: int, silence_ms: int
 ) -> list[tuple[float, np.ndarray]]:
-    """(start in seconds, audio): neighbouring speech regions joined while the whole stays within `limit` seconds."""
+    """(start in seconds, audio): neighbouring speech regions, joined up to `limit` seconds."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
     options = VadOptions(

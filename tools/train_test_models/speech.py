@@ -15,22 +15,26 @@ import subprocess
 import tempfile
 import time
 import wave
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grammar
 import numpy as np
 import soxr
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 RATE = 16_000
 
-# espeak-ng variants that load everywhere and sound like a person. The robots, croaks and klatt voices are left out.
+# espeak-ng variants that load and sound like a person: no robots, croaks or klatt voices.
 TRAINING_VARIANTS = [
-    "f1", "f3", "f4", "f5", "m1", "m2", "m4", "m5", "m6", "m7", "m8", "Alex", "Andy", "Annie", "Denis", "Gene", "Lee",
-    "Marco", "Mario", "Mike", "adam", "anika", "antonio", "belinda", "benjamin", "boris", "caleb", "david", "ed",
-    "grandma", "iven", "max", "michel", "pablo", "pedro", "rob", "robert", "sandro", "steph", "travis", "victor", "zac",
+    "f1", "f3", "f4", "f5", "m1", "m2", "m4", "m5", "m6", "m7", "m8", "Alex", "Andy", "Annie",
+    "Denis", "Gene", "Lee", "Marco", "Mario", "Mike", "adam", "anika", "antonio", "belinda",
+    "benjamin", "boris", "caleb", "david", "ed", "grandma", "iven", "max", "michel", "pablo",
+    "pedro", "rob", "robert", "sandro", "steph", "travis", "victor", "zac",
 ]  # fmt: skip
 TEST_VARIANTS = ["m3", "f2", "Michael", "linda", "paul"]
 ESPEAK_LANGUAGES = {"ru": ["ru"], "en": ["en-us", "en-us", "en"]}
@@ -109,7 +113,7 @@ class Espeak:
         return _trimmed(audio, text, language, f"espeak:{voice}", starts)
 
     def _word_starts(self, text: str) -> list[float]:
-        """A start for each word of the text; a word that espeak joined to its neighbour shares the time by letters."""
+        """A start for each word; one that espeak joined to its neighbour shares the time by letters."""
         spans, position = [], 0
         for word in text.split():
             position = text.index(word, position)
@@ -160,7 +164,7 @@ def _read_wave(path: Path) -> np.ndarray:
 
 
 def festival(texts: list[str], language: str, voice: str) -> list[Clip]:
-    """Festival starts slowly and speaks quickly: one start for many sentences. It tells the end of each word."""
+    """Festival starts slowly: one start for many sentences. It tells the end of each word."""
     clips = []
     with tempfile.TemporaryDirectory() as folder:
         script = [f"(voice_{voice})"]

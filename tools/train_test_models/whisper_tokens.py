@@ -7,10 +7,13 @@ from __future__ import annotations
 import itertools
 import json
 from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from whisper.tokenizer import get_encoding
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EOT, SOT, RU, EN = 50257, 50258, 50263, 50259
 TRANSLATE, TRANSCRIBE, START_OF_PREV, NO_SPEECH, NO_TIMESTAMPS, TIMESTAMP_BEGIN = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -46,8 +47,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if os.path.lexists(args[0]) or os.path.splitext(args[0])[1]:
-                error.message = f"{args[0]!r} is no command. Did you mean: stenograf transcribe {args[0]!r}"
+            if os.path.lexists(args[0]) or Path(args[0]).suffix:
+                meant = f"{args[0]!r} is no command. Did you mean: stenograf transcribe {args[0]!r}"
+                raise click.UsageError(meant, ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -89,7 +91,7 @@ def main() -> NoReturn:
         # The reader of our output went away (`stenograf ... | head`): nothing left to say, and no one to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback at a person who did not ask
+    except Exception as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
         click.echo(f"Error: something unexpected happened: {type(error).__name__}: {error}", err=True)

@@ -41,7 +41,7 @@ def command(as_json: bool, help_settings: bool) -> None:
 
 
 def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:
-    rows = []
+    rows: list[dict[str, object]] = []
     for item in documented():
         value = getattr(loaded.settings, item.name)
         if item.name == "models_dir":

@@ -175,9 +175,7 @@ class _Download:
         tenth = 10 * progress.done // progress.total if progress.total else 0
         if tenth > self._told:
             self._told = tenth
-            self._reporter.say(
-                f"  {self._name}: {size(progress.done)} of {size(progress.total)}, {tenth * 10} %"
-            )
+            self._reporter.say(f"  {self._name}: {size(progress.done)} of {size(progress.total)}, {tenth * 10} %")
 
     def close(self) -> None:
         if self._progress is not None:

@@ -129,7 +129,12 @@ def _default_model(runtime: Runtime) -> Finding:
     except StenografError as error:
         known = error.code == "model_not_installed" and not runtime.settings.offline
         text = f"{name} is not here yet; it is downloaded at its first use" if known else error.message
-        return Finding("default model", None if known else False, text, f"Run: stenograf models pull {name}" if known else error.hint)
+        return Finding(
+            "default model",
+            None if known else False,
+            text,
+            f"Run: stenograf models pull {name}" if known else error.hint,
+        )
     return Finding("default model", True, f"{name}, in {files.path}")
 
 

@@ -79,17 +79,13 @@ def targets(
                 "Give a folder.",
             )
         return {recordings[0]: {formats[0]: output}}
-    folders = {
-        item: item.path.parent if output is None else output / item.below.parent for item in recordings
-    }
+    folders = {item: item.path.parent if output is None else output / item.below.parent for item in recordings}
     taken = Counter((folders[item], item.path.stem.casefold()) for item in recordings)
     result = {}
     for item in recordings:
         alone = taken[folders[item], item.path.stem.casefold()] == 1
         stem = item.path.stem if alone else item.path.name
-        result[item] = {
-            name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats
-        }
+        result[item] = {name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats}
     return result
 
 
@@ -119,9 +115,7 @@ def _in_folder(folder: Path, recursive: bool, output: Path | None) -> Iterator[R
     skip = None if output is None else _identity(output)
     for here, below, names in os.walk(folder):
         below[:] = sorted(
-            name
-            for name in below
-            if recursive and not name.startswith(".") and _identity(Path(here, name)) != skip
+            name for name in below if recursive and not name.startswith(".") and _identity(Path(here, name)) != skip
         )
         for name in sorted(names):
             path = Path(here, name)

@@ -41,15 +41,44 @@ class _Request:
 
 @click.command("transcribe")
 @click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), help="A recording; may be repeated.")
-@click.option("-d", "--dir", "folders", multiple=True, type=click.Path(path_type=Path), help="A folder of recordings; may be repeated.")
+@click.option(
+    "-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), help="A recording; may be repeated."
+)
+@click.option(
+    "-d",
+    "--dir",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A folder of recordings; may be repeated.",
+)
 @click.option("--recursive", is_flag=True, help="Look into the folders below as well.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the results, or the name of the one file to write.")
-@click.option("--format", "formats", multiple=True, metavar="FORMAT", help="txt, json, srt, vtt, tsv or docx; may be repeated, or separated by commas. Written beside the recording unless -o says otherwise.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the results, or the name of the one file to write.",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT",
+    help="txt, json, srt, vtt, tsv or docx; may be repeated, or separated by commas. "
+    "Written beside the recording unless -o says otherwise.",
+)
 @click.option("--force", is_flag=True, help="Overwrite results that are there already.")
-@click.option("-m", "--model", help="Catalog name, folder in the models directory, or path. See: stenograf models list.")
+@click.option(
+    "-m", "--model", help="Catalog name, folder in the models directory, or path. See: stenograf models list."
+)
 @click.option("-l", "--language", help="Language spoken, such as ru or en; auto: detect it.")
-@click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True, help="Write the language spoken, or English.")
+@click.option(
+    "--task",
+    type=click.Choice(["transcribe", "translate"]),
+    default="transcribe",
+    show_default=True,
+    help="Write the language spoken, or English.",
+)
 @click.option("--trim", type=float, metavar="SECONDS", help="Read only the start of each recording; 0: all of it.")
 @click.option("--word-timestamps", is_flag=True, help="Give the time of each word (in json, and for better subtitles).")
 @click.option("--prompt", help="Text that could stand before the recording: sets the spelling of names and the style.")
@@ -177,9 +206,7 @@ class _Work:
 
     def prepare(self, model: str | None, *, ask: bool) -> None:
         """Find out what can be found out before the work: the places to write, the model."""
-        for folder in dict.fromkeys(
-            path.parent for paths in self._targets.values() for path in paths.values()
-        ):
+        for folder in dict.fromkeys(path.parent for paths in self._targets.values() for path in paths.values()):
             saving.check_writable(folder)
         if any(self._wanted(item) for item in self._recordings) or not self._request.to_files:
             self._files = _model(self._runtime, model, self._reporter, ask=ask)
@@ -242,8 +269,10 @@ class _Work:
         # At the first recording and not before: where all is done already, nothing is loaded.
         if self._transcriber is None:
             assert self._files is not None
-            with self._reporter.console.status(f"Loading {self._files.name}") if self._reporter.live else (
-                contextlib.nullcontext()
+            with (
+                self._reporter.console.status(f"Loading {self._files.name}")
+                if self._reporter.live
+                else (contextlib.nullcontext())
             ):
                 self._transcriber = self._runtime.transcriber(self._files)
             self._reporter.say(

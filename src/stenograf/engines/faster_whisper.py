@@ -49,9 +49,7 @@ def devices() -> list[str]:
     return [*_cuda_devices()[0], "cpu"]
 
 
-def load(
-    path: Path, *, device: str, compute_type: str, variant: str | None = None, threads: int = 0
-) -> LoadedWhisper:
+def load(path: Path, *, device: str, compute_type: str, variant: str | None = None, threads: int = 0) -> LoadedWhisper:
     """Load a Whisper model in CTranslate2 form; see `Engine.load`. `variant` has no meaning here."""
     del variant
     _import()
@@ -131,14 +129,12 @@ class LoadedWhisper:
         self._model.model.unload_model()
 
     def _features(self, audio: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The log-mel window exactly as `WhisperModel.transcribe` will cut it, so that its encoding is not done twice."""
+        """The log-mel window exactly as `WhisperModel.transcribe` will cut it, so that it is not encoded twice."""
         from faster_whisper.audio import pad_or_trim
 
         extractor = self._model.feature_extractor
         features = extractor(audio)
-        window: np.ndarray[Any, Any] = pad_or_trim(
-            features[:, : min(extractor.nb_max_frames, features.shape[-1] - 1)]
-        )
+        window: np.ndarray[Any, Any] = pad_or_trim(features[:, : min(extractor.nb_max_frames, features.shape[-1] - 1)])
         return window
 
     def _transcribe_chunk(self, chunk: Chunk) -> ChunkResult:
@@ -278,9 +274,7 @@ def _load_error(error: Exception, path: Path, device: str, compute_type: str) ->
 
 
 def _out_of_memory(what: str) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"There is not enough memory for {what}.", "Choose a smaller model or --compute-type int8."
-    )
+    return OutOfMemoryError(f"There is not enough memory for {what}.", "Choose a smaller model or --compute-type int8.")
 
 
 @contextlib.contextmanager

@@ -93,9 +93,7 @@ def load(
 class LoadedOnnxModel:
     """A model of onnx-asr in memory."""
 
-    def __init__(
-        self, adapter: TimestampedResultsAsrAdapter, variant: str, device: str, compute_type: str
-    ) -> None:
+    def __init__(self, adapter: TimestampedResultsAsrAdapter, variant: str, device: str, compute_type: str) -> None:
         self._adapter: TimestampedResultsAsrAdapter | None = adapter
         self.device = device
         self.compute_type = compute_type
@@ -161,9 +159,7 @@ def _segments(words: list[Word], *, keep_words: bool) -> Iterator[Segment]:
     """Words put together to segments: up to the end of a sentence, or to a pause."""
     sentence: list[Word] = []
     for word in words:
-        if sentence and (
-            sentence[-1].text[-1] in SENTENCE_ENDS or word.start - sentence[-1].end > SENTENCE_PAUSE
-        ):
+        if sentence and (sentence[-1].text[-1] in SENTENCE_ENDS or word.start - sentence[-1].end > SENTENCE_PAUSE):
             yield _segment(sentence, keep_words)
             sentence = []
         sentence.append(word)
@@ -189,9 +185,7 @@ def _quantization(path: Path, compute_type: str) -> str | None:
         wanted = "int8" if compute_type == "int8" else "fp16"
         if any(path.glob(f"**/*{wanted}*.onnx")):
             return wanted
-        raise DeviceUnavailableError(
-            f"The model in {path} has no {compute_type} files.", "Choose --compute-type auto."
-        )
+        raise DeviceUnavailableError(f"The model in {path} has no {compute_type} files.", "Choose --compute-type auto.")
     if compute_type not in ("auto", "float32", "default"):
         raise DeviceUnavailableError(
             f"The engine onnx-asr has no compute type {compute_type}.", "Choose auto, float32, float16 or int8."

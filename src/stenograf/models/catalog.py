@@ -3,22 +3,21 @@
 Pure data. Sources, looked up in November 2026:
 
 - names and repositories: `faster_whisper/utils.py` (1.2.1) and `onnx_asr/resolver.py` (0.12);
-- download sizes: the file lists of the repositories on the hub where a public copy of the page was found
-  (Systran's, Mobius Labs', Vosk's and T-one's, parakeet's int8 encoder), else parameters x bytes a parameter;
-  good to about 5 %, and only for showing: a download is checked against what the hub says;
-- licences: the model cards. Systran's conversions and the distilled models are MIT as Whisper is, GigaAM is MIT
-  since December 2024, NVIDIA's models are CC-BY-4.0, Vosk and T-one Apache-2.0;
-- memory: weights in the form they are loaded in (int8 for faster-whisper on a CPU, the file's own precision for
-  onnx-asr) plus what a running engine adds (about 0.2 GB); rounded up, good for choosing a model, not for billing.
+- download sizes: the file lists of the repositories where a public copy of the page was found (Systran's,
+  Mobius Labs', distil-large-v3.5, Vosk, T-one, parakeet's int8 encoder), else parameters x bytes a
+  parameter. Good to about 5 %, and only for showing: a download is checked against what the hub says;
+- licences: the model cards. Systran's conversions and the distilled models are MIT as Whisper is, GigaAM is
+  MIT since December 2024, NVIDIA's models are CC-BY-4.0, Vosk and T-one Apache-2.0;
+- memory: the weights in the form in which they are loaded (int8 for faster-whisper on a CPU, the file's own
+  precision for onnx-asr) and what a running engine adds. An estimate, for choosing a model.
 
-`whisper-base` of onnx-asr is left out on purpose: `base` is the same weights in an engine that also gives
-timestamps, and the name leads there.
+onnx-asr's `whisper-base` leads to `base`: the same weights, in the engine that also gives timestamps.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from stenograf.languages import WHISPER_LANGUAGES
@@ -30,19 +29,18 @@ EngineName = Literal["faster-whisper", "onnx-asr"]
 Task = Literal["transcribe", "translate"]
 
 _MB = 10**6
-_GB = 10**9
 
 _WHISPER_99 = tuple(code for code in WHISPER_LANGUAGES if code != "yue")  # Cantonese came with large-v3
 _WHISPER_100 = tuple(WHISPER_LANGUAGES)
 _EN = ("en",)
 _RU = ("ru",)
 _EUROPE_25 = (
-    "bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl", "pt", "ro",
-    "sk", "sl", "es", "sv", "ru", "uk",
+    "bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl",
+    "pt", "ro", "sk", "sl", "es", "sv", "ru", "uk",
 )  # fmt: skip
 _GIGAAM_MULTILINGUAL = ("ru", "kk", "ky", "uz", "en")
 
-_CT2_FILES = ("config.json", "model.bin", "tokenizer.json", "vocabulary.*")
+_CTRANSLATE2 = ("config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ class CatalogEntry:
     memory: int
     """Bytes of memory when it is loaded on a CPU, approximately."""
 
-    languages: tuple[str, ...]
-    """Codes as in `stenograf.languages`."""
+    languages: tuple[str, ...] = field(repr=False)
+    """Whisper's codes, ISO 639 for what Whisper does not speak."""
 
     licence: str
     """SPDX."""
@@ -96,16 +94,16 @@ def _whisper(
     mels_128: bool = False,
     aliases: tuple[str, ...] = (),
 ) -> CatalogEntry:
-    """An entry for faster-whisper; `mels_128` for large-v3's children, whose features need their own config."""
+    """An entry for faster-whisper, MB; with `mels_128` a file is needed that says so."""
     preprocessor = ("preprocessor_config.json",)
     return CatalogEntry(
         name=name,
         engine="faster-whisper",
         repo=repo,
-        files=_CT2_FILES + (preprocessor if mels_128 else ()),
+        files=_CTRANSLATE2 + (preprocessor if mels_128 else ()),
         optional=() if mels_128 else preprocessor,
-        size=size,
-        memory=memory,
+        size=size * _MB,
+        memory=memory * _MB,
         languages=languages,
         licence="MIT",
         description=description,
@@ -114,16 +112,13 @@ def _whisper(
     )
 
 
-def _english(
-    name: str, repo: str, size: int, memory: int, description: str, *, mels_128: bool = False
-) -> CatalogEntry:
+def _english(name: str, repo: str, size: int, memory: int, description: str, *, mels_128: bool = False) -> CatalogEntry:
     return _whisper(name, repo, size, memory, description, languages=_EN, translates=False, mels_128=mels_128)
 
 
 def _onnx(
     name: str,
     repo: str,
-    onnx_type: str,
     files: str,
     size: int,
     memory: int,
@@ -131,10 +126,11 @@ def _onnx(
     *,
     languages: tuple[str, ...],
     licence: str,
+    onnx_type: str | None = None,
     aliases: tuple[str, ...] = (),
     tasks: tuple[Task, ...] = ("transcribe",),
 ) -> CatalogEntry:
-    """An entry for onnx-asr; `files` parted by blanks."""
+    """An entry for onnx-asr, MB; `files` parted by blanks; `onnx_type` if it is not the name."""
     patterns = tuple(files.split())
     # Weights of more than 2 GB lie beside the graph, under either of two names.
     beside = tuple(f"{file}?data" for file in patterns if file.endswith(".onnx"))
@@ -144,177 +140,185 @@ def _onnx(
         repo=repo,
         files=patterns,
         optional=tuple(file for file in ("config.json", *beside) if file not in patterns),
-        size=size,
-        memory=memory,
+        size=size * _MB,
+        memory=memory * _MB,
         languages=languages,
         licence=licence,
         description=description,
         tasks=tasks,
-        onnx_type=onnx_type,
-        aliases=tuple(dict.fromkeys((*aliases, *([onnx_type] if onnx_type != name else [])))),
+        onnx_type=onnx_type or name,
+        aliases=(*aliases, onnx_type) if onnx_type else aliases,
     )
 
 
-def _gigaam(
-    kind: str, repo: str, files: str, description: str, aliases: tuple[str, ...] = ()
-) -> CatalogEntry:
-    name = f"gigaam-{kind}"
-    return _onnx(
-        name, repo, name, files, 890 * _MB, 1_300 * _MB, description, languages=_RU, licence="MIT",
-        aliases=aliases,
-    )  # fmt: skip
+def _gigaam(name: str, repo: str, files: str, description: str, aliases: tuple[str, ...] = ()) -> CatalogEntry:
+    return _onnx(name, repo, files, 890, 1_300, description, languages=_RU, licence="MIT", aliases=aliases)
 
 
 def _int8(entry: CatalogEntry, size: int, memory: int, aliases: tuple[str, ...] = ()) -> CatalogEntry:
-    """The same model quantised: less to download and to hold, about as fast, a little less accurate."""
+    """The same model quantised, MB: less to download and to hold, about as fast, a little less accurate."""
     files = tuple(file.replace(".onnx", "?int8.onnx") for file in entry.files if not file.endswith("data"))
     return replace(
         entry,
         name=f"{entry.name}-int8",
         files=files,
         optional=tuple(f"{file}?data" for file in files if file.endswith(".onnx")),
-        size=size,
-        memory=memory,
+        size=size * _MB,
+        memory=memory * _MB,
         description=f"{entry.description}; quantised, for little memory",
         aliases=aliases,
         quantization="int8",
     )
 
 
-_V3_REPO = "istupakov/gigaam-v3-onnx"
-_FASTCONFORMER_REPO = "istupakov/stt_ru_fastconformer_hybrid_large_pc_onnx"
-_NEMO_RNNT = "vocab.txt encoder-model.onnx decoder_joint-model.onnx"
+_V2 = "istupakov/gigaam-v2-onnx"
+_V3 = "istupakov/gigaam-v3-onnx"
+_FASTCONFORMER = "istupakov/stt_ru_fastconformer_hybrid_large_pc_onnx"
+_NEMO = "vocab.txt encoder-model.onnx decoder_joint-model.onnx"
 _VOSK = "*/encoder.onnx */decoder.onnx */joiner.onnx */tokens.txt"
 
 _GIGAAM_E2E_RNNT = _gigaam(
-    "v3-e2e-rnnt", _V3_REPO,
+    "gigaam-v3-e2e-rnnt",
+    _V3,
     "config.json v3_e2e_rnnt_encoder.onnx v3_e2e_rnnt_decoder.onnx v3_e2e_rnnt_joint.onnx v3_e2e_rnnt_vocab.txt",
-    "Russian with punctuation, capitals and numbers; the best choice on a CPU", ("gigaam", "gigaam-v3"),
-)  # fmt: skip
+    "Russian with punctuation, capitals and numbers; the best choice on a CPU",
+    aliases=("gigaam", "gigaam-v3"),
+)
 _GIGAAM_E2E_CTC = _gigaam(
-    "v3-e2e-ctc", _V3_REPO, "config.json v3_e2e_ctc.onnx v3_e2e_ctc_vocab.txt",
+    "gigaam-v3-e2e-ctc",
+    _V3,
+    "config.json v3_e2e_ctc.onnx v3_e2e_ctc_vocab.txt",
     "Russian with punctuation, capitals and numbers; the fastest on a GPU",
-)  # fmt: skip
+)
 _PARAKEET_V3 = _onnx(
-    "parakeet-tdt-0.6b-v3", "istupakov/parakeet-tdt-0.6b-v3-onnx", "nemo-parakeet-tdt-0.6b-v3",
-    f"config.json {_NEMO_RNNT} encoder-model.onnx?data", 2_550 * _MB, 3_000 * _MB,
-    "25 European languages with punctuation, found by itself which", languages=_EUROPE_25, licence="CC-BY-4.0",
-    aliases=("parakeet", "parakeet-v3"),
+    "parakeet-tdt-0.6b-v3", "istupakov/parakeet-tdt-0.6b-v3-onnx",
+    f"config.json {_NEMO} encoder-model.onnx?data",
+    2_550, 3_000, "25 European languages with punctuation; finds out which itself",
+    languages=_EUROPE_25, licence="CC-BY-4.0",
+    onnx_type="nemo-parakeet-tdt-0.6b-v3", aliases=("parakeet", "parakeet-v3"),
 )  # fmt: skip
 _PARAKEET_V2 = _onnx(
-    "parakeet-tdt-0.6b-v2", "istupakov/parakeet-tdt-0.6b-v2-onnx", "nemo-parakeet-tdt-0.6b-v2",
-    f"config.json {_NEMO_RNNT} encoder-model.onnx?data", 2_520 * _MB, 3_000 * _MB,
-    "English with punctuation", languages=_EN, licence="CC-BY-4.0", aliases=("parakeet-v2",),
+    "parakeet-tdt-0.6b-v2", "istupakov/parakeet-tdt-0.6b-v2-onnx",
+    f"config.json {_NEMO} encoder-model.onnx?data",
+    2_520, 3_000, "English with punctuation", languages=_EN, licence="CC-BY-4.0",
+    onnx_type="nemo-parakeet-tdt-0.6b-v2", aliases=("parakeet-v2",),
 )  # fmt: skip
 
 ENTRIES: tuple[CatalogEntry, ...] = (
-    _whisper("tiny", "Systran/faster-whisper-tiny", 78 * _MB, 250 * _MB, "the quickest and least accurate Whisper"),
-    _english("tiny.en", "Systran/faster-whisper-tiny.en", 78 * _MB, 250 * _MB, "tiny for English only"),
-    _whisper("base", "Systran/faster-whisper-base", 148 * _MB, 350 * _MB, "quick; good for clear speech"),
-    _english("base.en", "Systran/faster-whisper-base.en", 148 * _MB, 350 * _MB, "base for English only"),
-    _whisper("small", "Systran/faster-whisper-small", 486 * _MB, 700 * _MB, "balanced; the most for two CPU cores"),
-    _english("small.en", "Systran/faster-whisper-small.en", 486 * _MB, 700 * _MB, "small for English only"),
-    _whisper("medium", "Systran/faster-whisper-medium", 1_530 * _MB, 1_500 * _MB, "accurate and slow on a CPU"),
-    _english("medium.en", "Systran/faster-whisper-medium.en", 1_530 * _MB, 1_500 * _MB, "medium for English only"),
-    _whisper("large-v1", "Systran/faster-whisper-large-v1", 3_090 * _MB, 2_500 * _MB, "the first large"),
-    _whisper("large-v2", "Systran/faster-whisper-large-v2", 3_090 * _MB, 2_500 * _MB, "the second large"),
+    _whisper("tiny", "Systran/faster-whisper-tiny", 78, 250, "the quickest Whisper, and the least accurate"),
+    _english("tiny.en", "Systran/faster-whisper-tiny.en", 78, 250, "tiny for English only"),
+    _whisper("base", "Systran/faster-whisper-base", 148, 350, "quick; good for clear speech"),
+    _english("base.en", "Systran/faster-whisper-base.en", 148, 350, "base for English only"),
+    _whisper("small", "Systran/faster-whisper-small", 486, 700, "balanced; as much as two CPU cores bear"),
+    _english("small.en", "Systran/faster-whisper-small.en", 486, 700, "small for English only"),
+    _whisper("medium", "Systran/faster-whisper-medium", 1_530, 1_500, "accurate; slow on a CPU"),
+    _english("medium.en", "Systran/faster-whisper-medium.en", 1_530, 1_500, "medium for English only"),
+    _whisper("large-v1", "Systran/faster-whisper-large-v1", 3_090, 2_500, "the first large"),
+    _whisper("large-v2", "Systran/faster-whisper-large-v2", 3_090, 2_500, "the second large"),
     _whisper(
-        "large-v3", "Systran/faster-whisper-large-v3", 3_090 * _MB, 2_500 * _MB,
-        "the most accurate Whisper, and the one that translates best",
+        "large-v3", "Systran/faster-whisper-large-v3", 3_090, 2_500,
+        "the most accurate Whisper, and the one to translate with",
         languages=_WHISPER_100, mels_128=True, aliases=("large", "whisper-large"),
     ),
     _whisper(
-        "turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo", 1_620 * _MB, 1_500 * _MB,
-        "nearly as accurate as large-v3 and several times as fast; cannot translate",
+        "turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo", 1_620, 1_500,
+        "nearly as accurate as large-v3, several times as fast; cannot translate",
         languages=_WHISPER_100, translates=False, mels_128=True,
-        aliases=("large-v3-turbo", "whisper-large-v3-turbo", "dropbox-dash/faster-whisper-large-v3-turbo"),
-    ),
-    _english("distil-small.en", "Systran/faster-distil-whisper-small.en", 336 * _MB, 500 * _MB, "small.en, distilled"),
-    _english(
-        "distil-medium.en", "Systran/faster-distil-whisper-medium.en", 794 * _MB, 900 * _MB, "medium.en, distilled"
+        aliases=("large-v3-turbo", "whisper-large-v3-turbo"),
     ),
     _english(
-        "distil-large-v2", "Systran/faster-distil-whisper-large-v2", 1_520 * _MB, 1_500 * _MB,
+        "distil-small.en", "Systran/faster-distil-whisper-small.en", 336, 500, "small.en, distilled",
+    ),
+    _english(
+        "distil-medium.en", "Systran/faster-distil-whisper-medium.en", 794, 900, "medium.en, distilled",
+    ),
+    _english(
+        "distil-large-v2", "Systran/faster-distil-whisper-large-v2", 1_520, 1_500,
         "large-v2, distilled for English",
     ),
     _english(
-        "distil-large-v3", "Systran/faster-distil-whisper-large-v3", 1_520 * _MB, 1_500 * _MB,
+        "distil-large-v3", "Systran/faster-distil-whisper-large-v3", 1_520, 1_500,
         "large-v3, distilled for English", mels_128=True,
     ),
     _english(
-        "distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2", 1_520 * _MB, 1_500 * _MB,
-        "large-v3, distilled for English on more data", mels_128=True,
+        "distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2", 1_520, 1_500,
+        "large-v3, distilled for English on more speech", mels_128=True,
     ),
     _GIGAAM_E2E_RNNT,
-    _int8(_GIGAAM_E2E_RNNT, 230 * _MB, 500 * _MB),
+    _int8(_GIGAAM_E2E_RNNT, 230, 500),
     _GIGAAM_E2E_CTC,
-    _int8(_GIGAAM_E2E_CTC, 225 * _MB, 500 * _MB),
+    _int8(_GIGAAM_E2E_CTC, 225, 500),
     _gigaam(
-        "v3-rnnt", _V3_REPO, "config.json v3_rnnt_encoder.onnx v3_rnnt_decoder.onnx v3_rnnt_joint.onnx v3_vocab.txt",
-        "the fewest wrong words in Russian; small letters without punctuation",
+        "gigaam-v3-rnnt", _V3,
+        "config.json v3_rnnt_encoder.onnx v3_rnnt_decoder.onnx v3_rnnt_joint.onnx v3_vocab.txt",
+        "the fewest wrong words in Russian; without capitals and punctuation",
     ),
     _gigaam(
-        "v3-ctc", _V3_REPO, "config.json v3_ctc.onnx v3_vocab.txt", "fast Russian; small letters without punctuation"
+        "gigaam-v3-ctc", _V3, "config.json v3_ctc.onnx v3_vocab.txt",
+        "the fastest in Russian; without capitals and punctuation",
     ),
     _gigaam(
-        "v2-rnnt", "istupakov/gigaam-v2-onnx",
-        "v2_rnnt_encoder.onnx v2_rnnt_decoder.onnx v2_rnnt_joint.onnx v2_vocab.txt", "the version before v3-rnnt",
+        "gigaam-v2-rnnt", _V2, "v2_rnnt_encoder.onnx v2_rnnt_decoder.onnx v2_rnnt_joint.onnx v2_vocab.txt",
+        "what was before gigaam-v3-rnnt",
     ),
-    _gigaam("v2-ctc", "istupakov/gigaam-v2-onnx", "v2_ctc.onnx v2_vocab.txt", "the version before v3-ctc"),
+    _gigaam("gigaam-v2-ctc", _V2, "v2_ctc.onnx v2_vocab.txt", "what was before gigaam-v3-ctc"),
     _onnx(
-        "gigaam-multilingual-ctc", "istupakov/gigaam-multilingual-ctc-onnx", "gigaam-multilingual-ctc",
-        "config.json multilingual*_ctc.onnx multilingual_vocab.txt", 890 * _MB, 1_300 * _MB,
-        "Russian, Kazakh, Kyrgyz, Uzbek, and English passably; small letters without punctuation",
+        "gigaam-multilingual-ctc", "istupakov/gigaam-multilingual-ctc-onnx",
+        "config.json multilingual*_ctc.onnx multilingual_vocab.txt", 890, 1_300,
+        "Russian, Kazakh, Kyrgyz, Uzbek, passable English; without capitals and punctuation",
         languages=_GIGAAM_MULTILINGUAL, licence="MIT", aliases=("gigaam-multilingual",),
     ),
     _onnx(
         "gigaam-multilingual-large-ctc", "istupakov/gigaam-multilingual-large-ctc-onnx",
-        "gigaam-multilingual-large-ctc", "config.json multilingual*_ctc.onnx multilingual_vocab.txt",
-        2_400 * _MB, 2_900 * _MB, "the same with 600 instead of 220 million parameters",
+        "config.json multilingual*_ctc.onnx multilingual_vocab.txt", 2_400, 2_900,
+        "the same with 600 instead of 220 million parameters",
         languages=_GIGAAM_MULTILINGUAL, licence="MIT", aliases=("gigaam-multilingual-large",),
     ),
     _onnx(
-        "fastconformer-ru-ctc", _FASTCONFORMER_REPO, "nemo-fastconformer-ru-ctc", "vocab.txt model.onnx",
-        460 * _MB, 700 * _MB, "Russian with punctuation, half as big as GigaAM", languages=_RU, licence="CC-BY-4.0",
+        "fastconformer-ru-ctc", _FASTCONFORMER, "vocab.txt model.onnx", 460, 700,
+        "Russian with punctuation, half as big as GigaAM", languages=_RU, licence="CC-BY-4.0",
+        onnx_type="nemo-fastconformer-ru-ctc",
     ),
     _onnx(
-        "fastconformer-ru-rnnt", _FASTCONFORMER_REPO, "nemo-fastconformer-ru-rnnt", _NEMO_RNNT,
-        460 * _MB, 700 * _MB, "the same with a transducer: slower, a little better",
-        languages=_RU, licence="CC-BY-4.0",
+        "fastconformer-ru-rnnt", _FASTCONFORMER, _NEMO, 460, 700,
+        "the same with a transducer: slower, a little better", languages=_RU, licence="CC-BY-4.0",
+        onnx_type="nemo-fastconformer-ru-rnnt",
     ),
     _PARAKEET_V3,
-    _int8(_PARAKEET_V3, 670 * _MB, 1_000 * _MB, ("parakeet-int8", "parakeet-v3-int8")),
+    _int8(_PARAKEET_V3, 670, 1_000, ("parakeet-int8", "parakeet-v3-int8")),
     _PARAKEET_V2,
-    _int8(_PARAKEET_V2, 660 * _MB, 1_000 * _MB, ("parakeet-v2-int8",)),
+    _int8(_PARAKEET_V2, 660, 1_000, ("parakeet-v2-int8",)),
     _onnx(
-        "parakeet-ctc-0.6b", "istupakov/parakeet-ctc-0.6b-onnx", "nemo-parakeet-ctc-0.6b",
-        "vocab.txt model.onnx model.onnx?data", 2_440 * _MB, 2_900 * _MB,
-        "English in small letters", languages=_EN, licence="CC-BY-4.0",
+        "parakeet-ctc-0.6b", "istupakov/parakeet-ctc-0.6b-onnx", "vocab.txt model.onnx model.onnx?data",
+        2_440, 2_900, "English without capitals and punctuation", languages=_EN, licence="CC-BY-4.0",
+        onnx_type="nemo-parakeet-ctc-0.6b",
     ),
     _onnx(
-        "parakeet-rnnt-0.6b", "istupakov/parakeet-rnnt-0.6b-onnx", "nemo-parakeet-rnnt-0.6b",
-        f"{_NEMO_RNNT} encoder-model.onnx?data", 2_470 * _MB, 2_900 * _MB,
-        "English in small letters, with a transducer", languages=_EN, licence="CC-BY-4.0",
+        "parakeet-rnnt-0.6b", "istupakov/parakeet-rnnt-0.6b-onnx", f"{_NEMO} encoder-model.onnx?data",
+        2_470, 2_900, "the same with a transducer", languages=_EN, licence="CC-BY-4.0",
+        onnx_type="nemo-parakeet-rnnt-0.6b",
     ),
     _onnx(
-        "canary-1b-v2", "istupakov/canary-1b-v2-onnx", "nemo-canary-1b-v2",
-        "config.json vocab.txt encoder-model.onnx encoder-model.onnx?data decoder-model.onnx",
-        3_950 * _MB, 4_500 * _MB, "25 European languages, and translates between English and them",
-        languages=_EUROPE_25, licence="CC-BY-4.0", aliases=("canary",), tasks=("transcribe", "translate"),
+        "canary-1b-v2", "istupakov/canary-1b-v2-onnx",
+        "config.json vocab.txt encoder-model.onnx encoder-model.onnx?data decoder-model.onnx", 3_950, 4_500,
+        "25 European languages; translates between English and the others",
+        languages=_EUROPE_25, licence="CC-BY-4.0", tasks=("transcribe", "translate"),
+        onnx_type="nemo-canary-1b-v2", aliases=("canary",),
     ),
     _onnx(
-        "t-one", "t-tech/T-one", "t-tech/t-one", "config.json model.onnx", 145 * _MB, 400 * _MB,
-        "Russian on the telephone (8 kHz); small letters without punctuation", languages=_RU, licence="Apache-2.0",
+        "t-one", "t-tech/T-one", "config.json model.onnx", 145, 400,
+        "Russian on the telephone (8 kHz); without capitals and punctuation",
+        languages=_RU, licence="Apache-2.0", onnx_type="t-tech/t-one",
     ),
     _onnx(
-        "vosk-model-ru", "alphacep/vosk-model-ru", "alphacep/vosk-model-ru", _VOSK, 262 * _MB, 500 * _MB,
-        "Russian; small letters without punctuation", languages=_RU, licence="Apache-2.0",
-        aliases=("vosk", "vosk-ru"),
+        "vosk-model-ru", "alphacep/vosk-model-ru", _VOSK, 262, 500,
+        "Russian without capitals and punctuation", languages=_RU, licence="Apache-2.0",
+        onnx_type="alphacep/vosk-model-ru", aliases=("vosk", "vosk-ru"),
     ),
     _onnx(
-        "vosk-model-small-ru", "alphacep/vosk-model-small-ru", "alphacep/vosk-model-small-ru", _VOSK,
-        94 * _MB, 300 * _MB, "Russian for very small machines", languages=_RU, licence="Apache-2.0",
-        aliases=("vosk-small", "vosk-small-ru"),
+        "vosk-model-small-ru", "alphacep/vosk-model-small-ru", _VOSK, 94, 300,
+        "Russian for very small machines", languages=_RU, licence="Apache-2.0",
+        onnx_type="alphacep/vosk-model-small-ru", aliases=("vosk-small", "vosk-small-ru"),
     ),
 )  # fmt: skip
 
@@ -332,12 +336,12 @@ _BY_NAME = _index(ENTRIES)
 
 
 def find(name: str) -> CatalogEntry | None:
-    """The entry of that name, alias or (where it holds only one model) hub repository; case does not matter."""
+    """The entry of that name, alias or hub repository (if that holds one model); case does not matter."""
     return _BY_NAME.get(name.strip().lower())
 
 
 def nearest(name: str, also: Iterable[str] = ()) -> list[str]:
-    """Up to three names that are written most like `name`, best first; `also` are names beside the catalog's."""
+    """Up to three names that look most like `name`, best first; `also` are others than the catalog's."""
     wanted = name.strip().lower()
     spelt = {alias: entry.name for alias, entry in _BY_NAME.items() if "/" not in alias}
     spelt |= {other.lower(): other for other in also}

@@ -109,8 +109,7 @@ class Hub:
         if digest != file.digest:
             part.unlink()  # nothing of it can be trusted
             raise DownloadFailedError(
-                f"What came as {file.path} of {plan.repo} is not what {self.endpoint} announced: "
-                "its hash differs.",
+                f"What came as {file.path} of {plan.repo} is not what {self.endpoint} announced: its hash differs.",
                 "Nothing was installed. Pull again; if that ends so too, suspect the mirror or the proxy.",
             )
         part.replace(target)
@@ -147,7 +146,7 @@ class Hub:
             hf_raise_for_status(response)
             if response.status_code != 206 or not _begins_at(response.headers, content.size):
                 content.begin_anew()  # no ranges here: all of it comes again
-            for piece in response.iter_bytes(_PIECE):
+            for piece in response.iter_bytes():  # as they come: gathered ones would be lost with the connection
                 content.write(piece)
         content.expect_complete()
 
@@ -177,14 +176,15 @@ class Hub:
 
         # No statistics about this machine in the user agent, nor a request to compute them.
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        address = urlsplit(self.endpoint)
         try:
+            address = urlsplit(self.endpoint)
             if address.scheme not in {"http", "https"} or not address.hostname:
                 raise ValueError("it is no address that begins with https://")
             get_session()
         except (ImportError, ValueError) as error:  # such as a SOCKS proxy without the library for it
             raise DownloadFailedError(
-                f"{self.endpoint} cannot be asked: {error}.", "Check HF_ENDPOINT, HTTPS_PROXY and ALL_PROXY."
+                f"{self.endpoint} cannot be asked: {_first_line(error)}.",
+                "Check HF_ENDPOINT, HTTPS_PROXY and ALL_PROXY.",
             ) from error
         return HfApi(
             self.endpoint,
@@ -318,10 +318,15 @@ def _explained(repo: str, endpoint: str) -> Iterator[None]:
 
 def _unreachable(endpoint: str, error: Exception) -> DownloadFailedError:
     return DownloadFailedError(
-        f"{endpoint} cannot be reached or broke off: {str(error) or type(error).__name__}.",
+        f"{endpoint} cannot be reached or broke off: {_first_line(error)}.",
         "Check the connection; behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT. "
         "What has come is kept: the next pull goes on with it.",
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _refused(repo: str, endpoint: str, status: int) -> DownloadFailedError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stenograf.errors import ModelDamagedError, ModelUnknownError
@@ -13,6 +12,8 @@ from stenograf.models.download import Plan, digest_of
 from stenograf.models.layout import Layout, detect, files_of, read_json, snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stenograf.models.catalog import CatalogEntry, EngineName
 
 Source = Literal["models folder", "hub cache", "path"]
@@ -57,16 +58,16 @@ class Installed:
 
 
 def examine(name: str, folder: Path, entry: CatalogEntry | None, source: Source) -> ModelFiles:
-    """The model in a folder; raises `ModelUnknownError` if there is none, `ModelDamagedError` if it is not whole.
+    """The model in a folder, by names and sizes only, so that it takes no time.
 
-    Names and sizes only, so that it takes no time; `changed` compares the contents.
+    Raises `ModelUnknownError` if there is none, `ModelDamagedError` if something of it is missing.
     """
     layout = detect(folder, entry)
     if layout is None:
         raise ModelUnknownError(
-            f"{folder} holds neither a Whisper model of CTranslate2 (model.bin) nor one of onnx-asr (*.onnx).",
-            "Weights of Transformers are converted with `ct2-transformers-converter --copy_files tokenizer.json "
-            "preprocessor_config.json`.",
+            f"{folder} holds neither a CTranslate2 Whisper model (model.bin) nor one of onnx-asr (*.onnx).",
+            "Weights of Transformers are converted with "
+            "`ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json`.",
         )
     if layout.missing:
         raise damaged(name, folder, entry, f"{_listed(layout.missing)} missing")
@@ -106,9 +107,7 @@ def hashes(folder: Path) -> dict[str, str]:
         return {name: str(facts["sha256"]) for name, facts in files.items()}
     blobs = {name: (folder / name).resolve() for name in files_of(folder)}
     return {
-        name: blob.name
-        for name, blob in blobs.items()
-        if blob.parent.name == "blobs" and len(blob.name) in (40, 64)
+        name: blob.name for name, blob in blobs.items() if blob.parent.name == "blobs" and len(blob.name) in (40, 64)
     }
 
 
@@ -133,9 +132,7 @@ def write_manifest(folder: Path, entry: CatalogEntry, plan: Plan) -> None:
 
 def damaged(name: str, folder: Path, entry: CatalogEntry | None, what: str) -> ModelDamagedError:
     """`what` goes on from a colon: `model.bin is missing`."""
-    again = (
-        f"`stenograf models pull {entry.name}` fetches what is wrong." if entry else "Copy them there again."
-    )
+    again = f"`stenograf models pull {entry.name}` fetches what is wrong." if entry else "Copy them there again."
     return ModelDamagedError(f"The model {name} in {folder} is damaged: {what}.", again)
 
 

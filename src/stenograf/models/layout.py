@@ -1,7 +1,7 @@
 """Which model a folder holds, by the names of its files; what is missing if it is not whole.
 
-Two layouts are known: CTranslate2's Whisper and those of onnx-asr (see `_get_model_files` in its models), flat or
-inside a folder of the Hugging Face cache (`models--<owner>--<name>/snapshots/<revision>/`).
+Two layouts are known: CTranslate2's Whisper and those of onnx-asr (see `_get_model_files` in its models),
+flat or inside a folder of a Hugging Face cache (`models--<owner>--<name>/snapshots/<revision>/`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stenograf.models.catalog import CatalogEntry, EngineName
+if TYPE_CHECKING:
+    from stenograf.models.catalog import CatalogEntry, EngineName
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Layout:
 
 _CTRANSLATE2 = ("config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 
-# The file sets of onnx-asr by the name to load them by; `{q}` is nothing or `?int8`. Sets that are told apart by
-# their file names alone come first, in the order in which they are to be tried.
+# The file sets of onnx-asr by the name to load them by; `{q}` is nothing or `?int8`. First those that their
+# file names tell apart. GigaAM v3 needs config.json: without it onnx-asr takes it for v2 and computes other
+# features, silently.
 _BY_FILES: dict[str, str] = {
     "gigaam-v3-e2e-rnnt": "v3_e2e_rnnt_encoder{q}.onnx v3_e2e_rnnt_decoder{q}.onnx v3_e2e_rnnt_joint{q}.onnx "
     "v3_e2e_rnnt_vocab.txt config.json",
@@ -43,8 +45,6 @@ _BY_FILES: dict[str, str] = {
     "vosk": "*/encoder{q}.onnx */decoder{q}.onnx */joiner{q}.onnx */tokens.txt",
     "whisper-ort": "whisper-*_beamsearch{q}.onnx vocab.json added_tokens.json config.json",
 }
-# GigaAM v3 needs config.json: without it onnx-asr takes it for v2 and computes other features, silently.
-
 # Sets whose file names do not say which model it is: `model_type` in config.json does.
 _BY_CONFIG: dict[str, str] = {
     "nemo-conformer-rnnt": "encoder-model{q}.onnx decoder_joint-model{q}.onnx vocab.txt config.json",
@@ -67,26 +67,25 @@ def matches(path: str, pattern: str) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, int]:
-    """The files of a folder and its subfolders: relative path (with `/`) -> bytes. Hidden ones are left out."""
+    """The files of a folder and its subfolders, relative path (with `/`) -> bytes, without hidden ones."""
     found: dict[str, int] = {}
     for root, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(root, name)
-            if (
-                not name.startswith(".") and path.is_file()
-            ):  # follows links, as the cache of the hub is made of them
+            if not name.startswith(".") and path.is_file():  # follows links, as the cache of the hub is made of them
                 found[path.relative_to(folder).as_posix()] = path.stat().st_size
     return found
 
 
 def detect(folder: Path, entry: CatalogEntry | None = None) -> Layout | None:
-    """The model in a folder, or None if there is none; `entry` is the one that it should be, if that is known."""
+    """The model in a folder, or None if there is none; `entry` is what it should be, if that is known."""
     files = files_of(folder)
     if entry is not None and not (missing := _missing(files, entry.files)):
         return Layout(entry.engine, entry.onnx_type, entry.quantization, missing)
     if "model.bin" in files:
-        return Layout("faster-whisper", missing=_missing(files, (*_CTRANSLATE2, *_features_config(folder))))
+        wanted = dict.fromkeys((*_CTRANSLATE2, *_features_config(folder), *_files_of_whisper(entry)))
+        return Layout("faster-whisper", missing=_missing(files, tuple(wanted)))
     found = _detect_onnx(folder, files)
     if found is None and entry is not None and any(_fits_any(name, entry.files) for name in files):
         return Layout(entry.engine, entry.onnx_type, entry.quantization, _missing(files, entry.files))
@@ -94,7 +93,7 @@ def detect(folder: Path, entry: CatalogEntry | None = None) -> Layout | None:
 
 
 def snapshot(root: Path, repo: str) -> Path | None:
-    """The folder of a repository's files in a Hugging Face cache, or None; `main` if it is there, else the newest."""
+    """The folder of a repository's files in a Hugging Face cache: of `main`, else of the newest revision."""
     wanted = "models--" + repo.replace("/", "--")
     try:
         # The hub's names ignore case, the cache's folder names do not.
@@ -111,9 +110,7 @@ def snapshot_in(folder: Path) -> Path | None:
         return current
     if not snapshots.is_dir():
         return None
-    return max(
-        (path for path in snapshots.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, default=None
-    )
+    return max((path for path in snapshots.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, default=None)
 
 
 def hub_cache() -> Path:
@@ -133,9 +130,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _features_config(folder: Path) -> tuple[str, ...]:
-    """large-v3 and its children know 100 languages and take 128 mel bins: only preprocessor_config.json says so."""
+    """large-v3 and its children, of 100 languages, take 128 mel bins, which only this file says."""
     languages = read_json(folder / "config.json").get("lang_ids")
     return ("preprocessor_config.json",) if isinstance(languages, list) and len(languages) >= 100 else ()
+
+
+def _files_of_whisper(entry: CatalogEntry | None) -> tuple[str, ...]:
+    return entry.files if entry is not None and entry.engine == "faster-whisper" else ()
 
 
 def _detect_onnx(folder: Path, files: dict[str, int]) -> Layout | None:

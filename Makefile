@@ -1,0 +1,62 @@
+# The commands of this project. `make demo` and `make test` set up all they need by themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-threads clean
+
+help:  ## Show these commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/base.stamp  ## Transcribe the recordings in samples/.
+	@$(BIN)/python tools/demo.py
+
+test: $(VENV)/dev.stamp  ## Install what the tests need, and run them.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp  ## Lint, types, layers, pinned requirements.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp  ## Mend what can be mended without thought.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+settings: $(VENV)/dev.stamp  ## Write docs/settings.md anew from settings.py.
+	$(BIN)/python tools/settings_page.py
+
+golden: $(VENV)/dev.stamp  ## Write the golden files anew; look at the difference before you commit it.
+	REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_formats.py -q
+
+bench-memory: $(VENV)/dev.stamp  ## Memory while ten hours are transcribed (about ten minutes).
+	$(BIN)/python benchmarks/memory.py
+
+bench-startup: $(VENV)/dev.stamp  ## How soon the command line answers.
+	$(BIN)/python benchmarks/startup.py
+
+bench-threads: $(VENV)/dev.stamp  ## Chunks side by side against one chunk on all cores.
+	$(BIN)/python benchmarks/threads.py
+
+requirements:  ## Pin the dependencies anew (needs uv).
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make requirements" --quiet --upgrade -o requirements/base.txt
+	uv pip compile pyproject.toml requirements/build.in --group dev --universal --python-version 3.11 \
+	  --generate-hashes --custom-compile-command "make requirements" --quiet --upgrade \
+	  -c requirements/base.txt -o requirements/dev.txt
+	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make requirements" --quiet -c requirements/dev.txt -o requirements/build.txt
+
+clean:  ## Remove the environment and what was made.
+	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/base.stamp: requirements/base.txt requirements/build.txt pyproject.toml
+	sh tools/setup.sh $(PYTHON) $(VENV) requirements/base.txt requirements/build.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml $(VENV)/base.stamp
+	sh tools/setup.sh $(PYTHON) $(VENV) requirements/dev.txt
+	@touch $@

@@ -1,0 +1,244 @@
+"""Any media file -> blocks of 16 kHz mono float32."""
+
+from __future__ import annotations
+
+import io
+import os
+import tracemalloc
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import media
+from stenograf import errors
+from stenograf.audio import BLOCK_SECONDS, SAMPLE_RATE, AudioReader, Source
+
+
+def read(source: Source, trim: float | None = None) -> tuple[npt.NDArray[np.float32], AudioReader]:
+    with AudioReader(source, trim=trim) as reader:
+        return np.concatenate(list(reader.blocks())), reader
+
+
+def loudest_hertz(samples: npt.NDArray[np.float32]) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum)) * SAMPLE_RATE / len(samples)
+
+
+@pytest.mark.parametrize("suffix", media.KINDS)
+def test_every_format_gives_the_same_sound(tmp_path: Path, suffix: str) -> None:
+    samples, reader = read(media.write(tmp_path / f"tone{suffix}", media.tone(3.0)))
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(3 * SAMPLE_RATE, abs=0.12 * SAMPLE_RATE)
+    assert reader.seconds_read == len(samples) / SAMPLE_RATE
+    middle = samples[SAMPLE_RATE : 2 * SAMPLE_RATE]
+    assert loudest_hertz(middle) == pytest.approx(440, abs=2)
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.15)
+    assert reader.warnings == []
+
+
+@pytest.mark.parametrize(("codec", "sample_format"), media.WAV_CODECS.items())
+def test_wav_in_every_depth(tmp_path: Path, codec: str, sample_format: str) -> None:
+    path = media.write(tmp_path / "tone.wav", media.tone(1.0), codec=codec, sample_format=sample_format)
+    samples, _ = read(path)
+    assert len(samples) == SAMPLE_RATE
+    assert np.max(np.abs(samples - media.tone(1.0))) < 0.03
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_video_gives_its_sound(tmp_path: Path, suffix: str) -> None:
+    samples, _ = read(media.write(tmp_path / f"video{suffix}", media.tone(2.0), video=True))
+    assert len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 48_000, 96_000])
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
+def test_rates_and_channels(tmp_path: Path, rate: int, layout: str) -> None:
+    samples, _ = read(media.write(tmp_path / "t.wav", media.tone(1.0), rate=rate, layout=layout))
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=20)
+    assert loudest_hertz(samples) == pytest.approx(440, abs=2)
+
+
+def test_blocks_are_bounded_and_are_the_consumers_own(tmp_path: Path) -> None:
+    path = media.write(tmp_path / "t.wav", media.tone(BLOCK_SECONDS * 2.5))
+    with AudioReader(path) as reader:
+        blocks = list(reader.blocks())
+    assert [len(block) for block in blocks] == [BLOCK_SECONDS * SAMPLE_RATE] * 2 + [BLOCK_SECONDS * SAMPLE_RATE // 2]
+    assert np.allclose(np.concatenate(blocks), media.tone(BLOCK_SECONDS * 2.5), atol=1e-3)
+
+
+def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
+    def peak(minutes: int) -> int:
+        path = media.write(tmp_path / f"{minutes}.ogg", media.tone(60.0 * minutes))
+        tracemalloc.start()
+        with AudioReader(path) as reader:
+            for _ in reader.blocks():
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak(10) < peak(2) * 1.1
+
+
+@pytest.mark.parametrize("trim", [0.5, 3.0, 12.25])
+def test_trim_reads_the_start(tmp_path: Path, trim: float) -> None:
+    samples, reader = read(media.write(tmp_path / "t.flac", media.tone(15.0)), trim=trim)
+    assert len(samples) == trim * SAMPLE_RATE
+    assert reader.duration == pytest.approx(trim)
+    assert reader.warnings == []
+
+
+def test_a_trim_longer_than_the_recording_reads_all_of_it(tmp_path: Path) -> None:
+    samples, reader = read(media.write(tmp_path / "t.wav", media.tone(2.0)), trim=60)
+    assert len(samples) == 2 * SAMPLE_RATE
+    assert reader.duration == pytest.approx(2.0)
+
+
+def test_an_open_file_is_read_and_left_open(tmp_path: Path) -> None:
+    content = media.write(tmp_path / "t.m4a", media.tone(1.0)).read_bytes()
+    file = io.BytesIO(content)
+    samples, _ = read(file)
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=2000)
+    assert not file.closed
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Голосовое сообщение.ogg", "with space.ogg", "🎤 запись.ogg", "http:x.ogg", "concat:a.ogg", "я" * 125 + "a.ogg"],
+)
+def test_names_of_every_kind(tmp_path: Path, name: str) -> None:
+    assert len(os.fsencode(name)) <= 255
+    samples, _ = read(media.write(tmp_path / name, media.tone(1.0)))
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=200)
+
+
+# The recording's clock
+
+
+def test_sound_that_starts_late_in_a_video_keeps_its_place(tmp_path: Path) -> None:
+    samples, _ = read(media.write(tmp_path / "late.mkv", media.tone(1.0), start=2.0, video=True))
+    assert len(samples) == pytest.approx(3 * SAMPLE_RATE, abs=0.05 * SAMPLE_RATE)
+    assert np.max(np.abs(samples[: int(1.9 * SAMPLE_RATE)])) == 0
+    assert np.max(np.abs(samples[int(2.1 * SAMPLE_RATE) :])) > 0.3
+
+
+def test_a_hole_in_the_recording_becomes_silence(tmp_path: Path) -> None:
+    whole = media.write(tmp_path / "whole.mkv", media.tone(6.0))
+    holed = tmp_path / "holed.mkv"
+    with av.open(str(whole)) as source, av.open(str(holed), "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is None or 2.0 <= float(packet.pts or 0) * float(packet.time_base or 0) < 4.0:
+                continue
+            packet.stream = stream
+            target.mux(packet)
+    samples, _ = read(holed)
+    assert len(samples) == pytest.approx(6 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+    assert np.max(np.abs(samples[int(2.2 * SAMPLE_RATE) : int(3.8 * SAMPLE_RATE)])) == 0
+    assert np.max(np.abs(samples[int(4.2 * SAMPLE_RATE) :])) > 0.3
+
+
+# Damage
+
+
+def test_a_corrupt_tail_gives_what_was_readable_and_a_warning(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).bytes(20_000)
+    for suffix, share in ((".mp3", 0.6), (".flac", 0.6), (".ogg", 0.6), (".wav", 0.6)):
+        whole = media.write(tmp_path / f"whole{suffix}", media.tone(6.0)).read_bytes()
+        path = tmp_path / f"tail{suffix}"
+        path.write_bytes(whole[: int(len(whole) * share)] + (b"" if suffix == ".wav" else noise))
+        samples, reader = read(path)
+        assert len(samples) > 2 * SAMPLE_RATE, suffix
+        assert loudest_hertz(samples[:SAMPLE_RATE]) == pytest.approx(440, abs=2), suffix
+        assert {warning.code for warning in reader.warnings} & {"audio_damaged", "audio_truncated"}, suffix
+
+
+def test_an_ogg_that_was_cut_off_is_noticed(tmp_path: Path) -> None:
+    whole = media.write(tmp_path / "whole.ogg", media.tone(6.0)).read_bytes()
+    cut = tmp_path / "cut.ogg"
+    cut.write_bytes(whole[: len(whole) // 2])
+    _, reader = read(cut)
+    assert [warning.code for warning in reader.warnings] == ["audio_truncated"]
+
+
+# What cannot be read
+
+
+def fails(path: Path, kind: type[errors.StenografError]) -> errors.StenografError:
+    with pytest.raises(kind) as caught:
+        read(path)
+    error = caught.value
+    assert path.name in error.message
+    assert error.hint
+    assert "\n" not in str(error)
+    return error
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    fails(tmp_path / "none.ogg", errors.FileMissingError)
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.mp3"
+    path.touch()
+    fails(path, errors.FileEmptyError)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    fails(tmp_path, errors.InputError)
+
+
+def test_a_text_file_called_mp3(tmp_path: Path) -> None:
+    path = tmp_path / "text.mp3"
+    path.write_text("This is no music, it only says so.\n" * 500)
+    fails(path, errors.NotMediaError)
+
+
+def test_a_video_without_sound(tmp_path: Path) -> None:
+    fails(media.write_mute_video(tmp_path / "mute.mp4"), errors.NoAudioError)
+
+
+def test_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    fails(path, errors.InputError)
+
+
+@pytest.mark.parametrize("suffix", [".m4a", ".ogg", ".wav", ".flac", ".webm"])
+def test_a_truncated_header(tmp_path: Path, suffix: str) -> None:
+    whole = media.write(tmp_path / f"whole{suffix}", media.tone(2.0)).read_bytes()
+    path = tmp_path / f"header{suffix}"
+    path.write_bytes(whole[:30])
+    fails(path, errors.InputError)
+
+
+def test_a_header_without_sound(tmp_path: Path) -> None:
+    path = media.write(tmp_path / "t.wav", media.tone(1.0))
+    path.write_bytes(path.read_bytes()[:78])
+    fails(path, errors.InputError)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, unprivileged: None) -> None:
+    path = media.write(tmp_path / "secret.wav", media.tone(1.0))
+    path.chmod(0)
+    fails(path, errors.FileForbiddenError)
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    media.write(tmp_path / "secret.mp3", media.tone(1.0))
+    for name, content in (
+        ("list.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path}/secret.mp3\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", f"ffconcat version 1.0\nfile '{tmp_path}/secret.mp3'\n"),
+        ("relative.ffconcat", "ffconcat version 1.0\nfile secret.mp3\n"),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        fails(path, errors.InputError)

@@ -1,0 +1,123 @@
+"""Every setting, once: where its value comes from, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stenograf.errors import SettingInvalidError
+from stenograf.settings import Origin, documented, load, variable
+
+
+def test_defaults(tmp_path: Path) -> None:
+    loaded = load({}, directory=tmp_path)
+    assert loaded.settings.default_model == "small"
+    assert loaded.settings.models_path == loaded.settings.data_dir / "models"
+    assert set(loaded.origins.values()) == {Origin("default")}
+
+
+def test_the_stronger_source_wins(tmp_path: Path) -> None:
+    (tmp_path / "stenograf.toml").write_text('default_model = "toml"\nbeam_size = 2\nthreads = 3\ndevice = "cpu"\n')
+    (tmp_path / ".env").write_text("STENOGRAF_DEFAULT_MODEL=dotenv\nSTENOGRAF_BEAM_SIZE=3\nSTENOGRAF_DEVICE=cuda\n")
+    loaded = load(
+        {"STENOGRAF_DEFAULT_MODEL": "env", "STENOGRAF_DEVICE": "cuda:1"},
+        directory=tmp_path,
+        overrides={"device": "auto", "compute_type": None},
+    )
+    settings = loaded.settings
+    assert (settings.device, settings.default_model, settings.beam_size, settings.threads) == ("auto", "env", 3, 3)
+    assert loaded.origins["device"] == Origin("option")
+    assert loaded.origins["default_model"] == Origin("environment", "STENOGRAF_DEFAULT_MODEL")
+    assert loaded.origins["beam_size"] == Origin(".env", "STENOGRAF_BEAM_SIZE")
+    assert loaded.origins["threads"].kind == "file"
+    assert loaded.origins["compute_type"] == Origin("default")
+
+
+def test_names_of_earlier_services_in_their_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# an earlier service\nDEFAULT_MODEL = base\nDEFAULT_LANGUAGE = ru\nDEFAULT_DURATION = 30\n"
+        "LOG_LEVEL = INFO\nWHISPER_BEAM_SIZE = 1\nREDIS_HOST = redis\n"
+    )
+    settings = load({}, directory=tmp_path).settings
+    assert settings.default_model == "base"
+    assert settings.default_language == "ru"
+    assert settings.default_trim == 30
+    assert settings.log_level == "info"
+    assert settings.beam_size == 1
+
+
+def test_the_new_name_wins_over_the_old_one(tmp_path: Path) -> None:
+    environ = {"DEFAULT_MODEL": "old", "STENOGRAF_DEFAULT_MODEL": "new"}
+    assert load(environ, directory=tmp_path).settings.default_model == "new"
+
+
+def test_mirror_token_and_offline_by_the_hubs_own_names(tmp_path: Path) -> None:
+    environ = {"HF_ENDPOINT": "https://mirror.example", "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "1"}
+    settings = load(environ, directory=tmp_path).settings
+    assert (settings.hub_endpoint, settings.hub_token, settings.offline) == ("https://mirror.example", "secret", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STENOGRAF_BEAM_SIZE", "0"),
+        ("STENOGRAF_BEAM_SIZE", "many"),
+        ("STENOGRAF_DEVICE", "gpu"),
+        ("STENOGRAF_DEFAULT_LANGUAGE", "klingon"),
+        ("DEFAULT_DURATION", "-3"),
+        ("DEFAULT_DURATION", "long"),
+        ("STENOGRAF_OFFLINE", "perhaps"),
+        ("LOG_LEVEL", "loud"),
+        ("STENOGRAF_THREADS", "-1"),
+    ],
+)
+def test_a_wrong_value_names_the_setting_and_says_what_to_write(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingInvalidError) as caught:
+        load({name: value}, directory=tmp_path)
+    assert name in caught.value.message
+    assert value in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_toml_file_that_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("vad = false\ndefault_trim = 12.5\n")
+    settings = load({"STENOGRAF_CONFIG": str(file)}, directory=tmp_path).settings
+    assert settings.vad is False
+    assert settings.default_trim == 12.5
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("beam_sise = 3", "beam_size"),
+        ("beam_size = ", "cannot be read"),
+        ("beam_size = [1]", "single value"),
+        ("beam_size = 99", "from 1 to 20"),
+    ],
+)
+def test_a_wrong_toml_file(tmp_path: Path, content: str, part: str) -> None:
+    (tmp_path / "stenograf.toml").write_text(content)
+    with pytest.raises(SettingInvalidError) as caught:
+        load({}, directory=tmp_path)
+    assert part in str(caught.value)
+
+
+def test_a_toml_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalidError, match="does not exist"):
+        load({"STENOGRAF_CONFIG": str(tmp_path / "none.toml")}, directory=tmp_path)
+
+
+def test_a_misspelt_variable_is_noticed(tmp_path: Path) -> None:
+    (warning,) = load({"STENOGRAF_DEFAULT_MODLE": "base"}, directory=tmp_path).warnings
+    assert "STENOGRAF_DEFAULT_MODEL" in warning
+
+
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text("utf-8")
+    for item in documented():
+        assert f"`{variable(item.name)}`" in page, item.name
+        assert item.metadata["help"] in page, item.name
+        for old in item.metadata["old"]:
+            assert f"`{old}`" in page, old

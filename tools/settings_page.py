@@ -1,0 +1,52 @@
+"""Writes docs/settings.md from `stenograf.settings`, where each setting is told once."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING
+from pathlib import Path
+
+from stenograf.settings import documented, variable
+
+HEAD = """# Settings
+
+This page is made from `src/stenograf/settings.py` by `make settings`.
+
+A value is looked for, from the strongest to the weakest, in
+
+1. an option of the command (`--device cpu`),
+2. the environment,
+3. a `.env` file in the working directory (spaces around `=` are welcome),
+4. a TOML file: the one that `STENOGRAF_CONFIG` names, else `stenograf.toml` in the working directory, else
+   `config.toml` in your configuration folder (`~/.config/stenograf` on Linux),
+5. the default.
+
+In the TOML file the names are those of the variables in small letters, without the prefix: `default_model = "turbo"`.
+`stenograf config` shows each value and where it came from. The hub's proxy is the one that `HTTPS_PROXY` names.
+
+| variable | default | what it does | earlier names |
+|---|---|---|---|
+"""
+
+
+def default(value: object) -> str:
+    """How the table shows a default."""
+    if value is MISSING:
+        return "your data folder (`~/.local/share/stenograf` on Linux)"
+    if value is None:
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def main() -> None:
+    """Write the page."""
+    rows = []
+    for item in documented():
+        unit = f" Unit: {item.metadata['unit']}." if item.metadata["unit"] else ""
+        old = ", ".join(f"`{name}`" for name in item.metadata["old"])
+        rows.append(f"| `{variable(item.name)}` | {default(item.default)} | {item.metadata['help']}{unit} | {old} |\n")
+    page = Path(__file__).parent.parent / "docs" / "settings.md"
+    page.write_text(HEAD + "".join(rows), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
