@@ -52,6 +52,7 @@ def lengthen(source: Path, target: Path, seconds: float) -> None:
     with av.open(str(source)) as container:
         stream = container.streams.audio[0]
         base = stream.time_base
+        assert base is not None
         packets = [(bytes(p), p.duration) for p in container.demux(stream) if p.size]
         with av.open(str(target), "w", format="matroska") as out:
             made = out.add_stream_from_template(stream)

@@ -79,9 +79,9 @@ def write(
         source.sample_rate = RATE
         offset = round(start * rate)
         position = 0
-        for frame in (*resampler.resample(source), *resampler.resample(None)):
-            frame.pts = None
-            fifo.write(frame)
+        for resampled in (*resampler.resample(source), *resampler.resample(None)):
+            resampled.pts = None
+            fifo.write(resampled)
         size = stream.codec_context.frame_size or 1024
         while fifo.samples:
             piece = fifo.read(min(size, fifo.samples), partial=True)

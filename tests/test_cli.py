@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import media
 import pytest
-from conftest import Clip, clips
 
+import media
+from conftest import Clip, clips
 from stenograf.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +208,9 @@ def test_a_reader_that_goes_away(environment: dict[str, str], work: Path) -> Non
     for number in range(3):
         put(short(), work / f"{number}.ogg")
     command = f"{' '.join(STENOGRAF)} transcribe 0.ogg 1.ogg 2.ogg | head -n 1"
-    done = subprocess.run(["bash", "-c", command], cwd=work, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "==> 0.ogg <==\n"
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
@@ -315,9 +317,13 @@ def test_ctrl_c_keeps_what_is_finished(environment: dict[str, str], work: Path) 
         put(long(), work / f"{number}.ogg")
     names = [f"{number}.ogg" for number in range(1, 30)]
     process = subprocess.Popen(
-        [*STENOGRAF, "transcribe", *names, "--format", "txt"], cwd=work, env=environment, stderr=subprocess.PIPE, text=True
+        [*STENOGRAF, "transcribe", *names, "--format", "txt"],
+        cwd=work,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    wait_for(lambda: (work / "1.txt").exists())
+    wait_for((work / "1.txt").exists)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

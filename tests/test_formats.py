@@ -55,9 +55,7 @@ def test_formats_are_found_by_name() -> None:
     assert render(GOLDEN, "SRT") == render(GOLDEN, "srt")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "right"), [("doc", "docx"), ("str", "srt"), ("text", "txt"), ("webvtt", "vtt")]
-)
+@pytest.mark.parametrize(("wrong", "right"), [("doc", "docx"), ("str", "srt"), ("text", "txt"), ("webvtt", "vtt")])
 def test_an_unknown_format_names_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(FormatUnknownError) as caught:
         render(GOLDEN, wrong)
@@ -130,9 +128,7 @@ def test_long_speech_has_paragraphs_that_end_with_sentences() -> None:
         transcript_of(*(Segment(index, index + 1, part) for index, part in enumerate(parts))), "txt"
     ).split("\n\n")
     assert len(paragraphs) > 3
-    assert all(
-        paragraph.strip().startswith("The") and paragraph.strip().endswith(".") for paragraph in paragraphs
-    )
+    assert all(paragraph.strip().startswith("The") and paragraph.strip().endswith(".") for paragraph in paragraphs)
     assert all(700 <= len(paragraph) < 1100 for paragraph in paragraphs[:-1])
     unmarked = text(transcript_of(*(Segment(index, index + 1, "слово " * 20) for index in range(60))), "txt")
     assert all(1400 <= len(paragraph) < 1600 for paragraph in unmarked.split("\n\n")[:-1])
@@ -151,9 +147,7 @@ def test_json_gives_back_the_transcript() -> None:
 
 
 def test_json_is_json_even_where_the_model_lost_count() -> None:
-    broken = transcript_of(
-        Segment(0, 1, "a\x00b\ud800", avg_logprob=float("nan"), compression_ratio=float("inf"))
-    )
+    broken = transcript_of(Segment(0, 1, "a\x00b\ud800", avg_logprob=float("nan"), compression_ratio=float("inf")))
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Clip, clips
 
 import stenograf
+from conftest import Clip, clips
 from stenograf import StenografError, Transcript, load_model, save, transcribe
 from stenograf.errors import LanguageUnknownError, ModelNotInstalledError, OptionInvalidError
 from stenograf.transcriber import Progress

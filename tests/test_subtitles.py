@@ -79,9 +79,7 @@ def test_a_label_has_room_where_the_speaker_changes(transcript: Transcript) -> N
 def test_words_are_whole_and_cues_follow_their_times(transcript: Transcript) -> None:
     words = list(transcript.words)
     cues = subtitle_cues(transcript)
-    assert [word for cue in cues for line in cue.lines for word in line.split()] == [
-        word.text for word in words
-    ]
+    assert [word for cue in cues for line in cue.lines for word in line.split()] == [word.text for word in words]
     for cue, following in zip(cues, [*cues[1:], None], strict=True):
         length = len(" ".join(cue.lines).split())
         shown, words = words[:length], words[length:]
@@ -119,9 +117,7 @@ def test_cuts_after_sentences_then_commas_then_before_conjunctions() -> None:
 
 
 def test_initials_and_abbreviations_do_not_end_sentences() -> None:
-    cues = subtitle_cues(
-        transcript_of(spoken(0, "А. С. Пушкин, т. е. тот самый поэт, родился в Москве в мае."))
-    )
+    cues = subtitle_cues(transcript_of(spoken(0, "А. С. Пушкин, т. е. тот самый поэт, родился в Москве в мае.")))
     assert text_of(cues) == ["А. С. Пушкин, т. е. тот самый поэт, | родился в Москве в мае."]
 
 
@@ -147,9 +143,7 @@ def test_two_speakers_never_share_a_cue() -> None:
 def test_a_word_longer_than_a_line_is_split_between_characters_as_readers_see_them() -> None:
     (cue,) = subtitle_cues(transcript_of(Segment(0, 7, "x" * 50)))
     assert cue.lines == ("x" * 42, "x" * 8)
-    (cue,) = subtitle_cues(
-        transcript_of(Segment(0, 7, "e\u0301\u0302\u0303" * 15))
-    )  # 42 is no multiple of four
+    (cue,) = subtitle_cues(transcript_of(Segment(0, 7, "e\u0301\u0302\u0303" * 15)))  # 42 is no multiple of four
     assert all(line.startswith("e") for line in cue.lines)
     for cue in subtitle_cues(transcript_of(Segment(0, 7, "👨‍👩‍👧‍👦" * 12))):
         assert all(set(line.split("👨‍👩‍👧‍👦")) == {""} for line in cue.lines)
@@ -181,21 +175,15 @@ def test_words_that_do_not_spell_the_text_are_still_its_clock() -> None:
 
 
 def test_a_segment_without_length_is_given_time() -> None:
-    text = (
-        "This was said in no time at all, if the model is to be believed, which of course it is not, is it?"
-    )
-    cues = subtitle_cues(
-        transcript_of(Segment(5, 5, text), Segment(5, 5, "Nor was this."), Segment(20, 22, "So."))
-    )
+    text = "This was said in no time at all, if the model is to be believed, which of course it is not, is it?"
+    cues = subtitle_cues(transcript_of(Segment(5, 5, text), Segment(5, 5, "Nor was this."), Segment(20, 22, "So.")))
     assert cues[0].start == 5
     assert all(cue.end - cue.start >= 0.3 for cue in cues)
     assert cues[-1].start == 20
 
 
 def test_an_end_that_cannot_be_true_does_not_push_what_follows() -> None:
-    cues = subtitle_cues(
-        transcript_of(Segment(0, 1000, "One."), Segment(3, 4, "Two."), Segment(7, 8, "Three."))
-    )
+    cues = subtitle_cues(transcript_of(Segment(0, 1000, "One."), Segment(3, 4, "Two."), Segment(7, 8, "Three.")))
     assert [(cue.start, cue.lines) for cue in cues] == [(0, ("One. Two.",)), (7, ("Three.",))]
 
 

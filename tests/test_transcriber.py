@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
-from conftest import Clip, clips
 from jiwer import wer
 
+import media
+from conftest import Clip, clips
 from stenograf.audio import AudioReader
 from stenograf.chunk import ChunkResult
 from stenograf.errors import CancelledError, FileMissingError, LanguageUnknownError, OptionInvalidError
@@ -85,7 +86,7 @@ def test_word_times_follow_the_recording(whisper: Transcriber) -> None:
     clip = long()
     words = whisper.transcribe(clip.path, Options(language="ru", word_timestamps=True)).words
     assert len(words) > 20
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in pairwise(words):
         assert first.start <= first.end <= second.start + 1e-6
     assert words[-1].end <= clip.duration + 0.1
 

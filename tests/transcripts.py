@@ -96,9 +96,7 @@ _any_time = st.one_of(
     st.floats(0, 30),
     st.sampled_from((0.0, 5.0, -1.0, 360_000.5, 1e300, float("inf"), float("-inf"), float("nan"))),
 )
-_any_speaker = st.one_of(
-    st.none(), st.sampled_from(("A", "Анна", "", "<x> --> &", "a\n\nb", "long name " * 8))
-)
+_any_speaker = st.one_of(st.none(), st.sampled_from(("A", "Анна", "", "<x> --> &", "a\n\nb", "long name " * 8)))
 
 
 @st.composite

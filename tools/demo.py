@@ -35,7 +35,11 @@ def model_arguments(console: Console) -> list[str]:
         runtime.store.resolve(name, allow_path=True)
     except StenografError:
         console.print(f"Looking for the default model, {name} ...")
-        pulled = subprocess.run([sys.executable, "-m", "stenograf", "models", "pull", name], capture_output=not console.is_terminal, check=False)
+        pulled = subprocess.run(
+            [sys.executable, "-m", "stenograf", "models", "pull", name],
+            capture_output=not console.is_terminal,
+            check=False,
+        )
         if pulled.returncode:
             console.print(
                 f"No model hub is in reach, so the small model of the tests reads the samples ({SMALL_MODEL}); "
@@ -59,7 +63,8 @@ def main() -> int:
         transcript = json.loads(written.read_text("utf-8"))
         console.print(
             Text(f"\n{written.stem}", "bold")
-            + f"  {transcript['language']}, {clock(transcript['duration'])}, read in {transcript['timings']['total']:.1f} s"
+            + f"  {transcript['language']}, {clock(transcript['duration'])},"
+            + f" read in {transcript['timings']['total']:.1f} s"
         )
         console.print(Text(written.with_suffix(".txt").read_text("utf-8").strip()))
         console.print(Text(f"subtitles: {written.with_suffix('.srt')}", "dim"))

@@ -123,7 +123,7 @@ class LoadedOnnxModel:
         if self._adapter is None:
             raise EngineFailedError("The model has been closed.", "Load it again.")
         with _errors():
-            result = self._adapter.recognize(chunk.audio, sample_rate=SAMPLE_RATE)
+            result = self._adapter.recognize(chunk.audio, sample_rate=SAMPLE_RATE, language=chunk.options.language)
         words = _words(result.tokens or [], result.timestamps or [], result.logprobs, chunk)
         segments = tuple(_segments(words, keep_words=chunk.options.word_timestamps))
         language = chunk.options.language

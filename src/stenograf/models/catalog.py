@@ -301,8 +301,8 @@ ENTRIES: tuple[CatalogEntry, ...] = (
     _onnx(
         "canary-1b-v2", "istupakov/canary-1b-v2-onnx",
         "config.json vocab.txt encoder-model.onnx encoder-model.onnx?data decoder-model.onnx", 3_950, 4_500,
-        "25 European languages; translates between English and the others",
-        languages=_EUROPE_25, licence="CC-BY-4.0", tasks=("transcribe", "translate"),
+        "25 European languages with punctuation; the language must be named",
+        languages=_EUROPE_25, licence="CC-BY-4.0",
         onnx_type="nemo-canary-1b-v2", aliases=("canary",),
     ),
     _onnx(
