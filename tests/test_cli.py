@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import media
 from conftest import Clip, clips
+from fake_hub import FakeHub
 from stenograf.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +142,15 @@ def test_files_beside_the_recording(run: Run, work: Path) -> None:
     assert short().text.split()[0] in (work / f"{stem}.srt").read_text("utf-8")
 
 
+def test_a_name_as_long_as_can_be(run: Run, work: Path) -> None:
+    name = "я" * 125 + "a.ogg"  # 255 bytes; with .json it would be 256
+    put(short(), work / name)
+    assert run("transcribe", name, "--format", "json").status == 0
+    (written,) = [made for made in os.listdir(work) if made.endswith(".json")]
+    assert len(os.fsencode(written)) <= 255
+    assert json.loads((work / written).read_text("utf-8"))["text"] == short().text
+
+
 def test_files_in_a_folder_that_keeps_the_tree(run: Run, work: Path) -> None:
     put(short(), work / "in" / "a.ogg")
     put(short(), work / "in" / "below" / "deep" / "a.ogg")
@@ -187,10 +197,12 @@ def test_what_is_there_is_not_overwritten_without_force(run: Run, work: Path) ->
     assert (work / "a.txt").read_text("utf-8") == short().text + "\n"
 
 
-def test_standard_input(run: Run) -> None:
+def test_standard_input(run: Run, work: Path) -> None:
     result = run("transcribe", "-", stdin=short().path.read_bytes())
     assert (result.status, result.out) == (0, short().text + "\n")
     assert "standard input: ru" in result.err
+    assert run("transcribe", "-", "--format", "srt", stdin=short().path.read_bytes()).status == 0
+    assert os.listdir(work) == ["stdin.srt"]
 
 
 def test_options_reach_the_engine(run: Run, work: Path) -> None:
@@ -464,3 +476,38 @@ def test_models_list_and_path(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     assert re.fullmatch(r"stenograf \d+\.\d+\.\d+\n", run("--version").out)
+
+
+# Models from a hub
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    files = {file.name: file.read_bytes() for file in (MODELS / "whisper-test").iterdir()}
+    with FakeHub({"Systran/faster-whisper-tiny": files}) as served:
+        yield served
+
+
+def test_a_model_is_downloaded_at_its_first_use(run: Run, work: Path, hub: FakeHub) -> None:
+    put(short(), work / "a.ogg")
+    online = {"STENOGRAF_OFFLINE": "0", "HF_ENDPOINT": hub.url, "STENOGRAF_MODELS_DIR": str(work / "models")}
+    result = run("transcribe", "a.ogg", "-m", "tiny", **online)
+    assert (result.status, result.out) == (0, short().text + "\n")
+    assert "Downloading the model tiny" in result.err
+    asked = len(hub.requests)
+    assert run("transcribe", "-q", "a.ogg", "-m", "tiny", **online).out == short().text + "\n"
+    assert len(hub.requests) == asked
+
+
+def test_models_pull_and_remove(run: Run, work: Path, hub: FakeHub) -> None:
+    online = {"STENOGRAF_OFFLINE": "0", "HF_ENDPOINT": hub.url, "STENOGRAF_MODELS_DIR": str(work / "models")}
+    result = run("models", "pull", "tiny", **online)
+    assert result.status == 0
+    assert re.search(r"Downloading tiny: \d+ MB of \d+ MB", result.err)
+    assert (work / "models" / "tiny" / "model.bin").exists()
+    assert run("models", "path", "tiny", **online).out.strip() == str(work / "models" / "tiny")
+    assert run("models", "remove", "tiny", **online).status == 0
+    assert not (work / "models" / "tiny").exists()
+    result = run("models", "pull", "base", **online)  # the hub does not have it
+    assert result.status == 1
+    assert "Hint" in result.err or "\n  " in result.err

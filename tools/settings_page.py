@@ -37,15 +37,19 @@ def default(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def main() -> None:
-    """Write the page."""
+def page() -> str:
+    """The page."""
     rows = []
     for item in documented():
         unit = f" Unit: {item.metadata['unit']}." if item.metadata["unit"] else ""
         old = ", ".join(f"`{name}`" for name in item.metadata["old"])
         rows.append(f"| `{variable(item.name)}` | {default(item.default)} | {item.metadata['help']}{unit} | {old} |\n")
-    page = Path(__file__).parent.parent / "docs" / "settings.md"
-    page.write_text(HEAD + "".join(rows), "utf-8")
+    return HEAD + "".join(rows)
+
+
+def main() -> None:
+    """Write the page."""
+    (Path(__file__).parent.parent / "docs" / "settings.md").write_text(page(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,6 +83,8 @@ def main() -> NoReturn:
         error.show()
         status = error.exit_code
     except StenografError as error:
+        if _wants_tracebacks():
+            traceback.print_exc()
         show_error(error)
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -92,12 +95,16 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
-        if "-v" in sys.argv or "--verbose" in sys.argv:
+        if _wants_tracebacks():
             raise
         click.echo(f"Error: something unexpected happened: {type(error).__name__}: {error}", err=True)
         click.echo("Hint: run it again with -v to see where, and please report it.", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _wants_tracebacks() -> bool:
+    return "-v" in sys.argv or "--verbose" in sys.argv
 
 
 def show_error(error: StenografError) -> None:

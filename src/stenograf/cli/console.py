@@ -149,7 +149,7 @@ class _Download:
     def __init__(self, reporter: Reporter, name: str) -> None:
         self._reporter = reporter
         self._name = name
-        self._told = -1
+        self._told = ("", 0)
         self._progress: Progress | None = None
         if reporter.live:
             self._progress = Progress(
@@ -165,17 +165,19 @@ class _Download:
             self._task = self._progress.add_task(f"Downloading {name}", total=None)
 
     def update(self, progress: PullProgress) -> None:
+        what = {
+            "waiting": f"Waiting for another download of {self._name}",
+            "verifying": f"Verifying {self._name}",
+            "downloading": f"Downloading {self._name}",
+        }[progress.phase]
         if self._progress is not None:
-            text = f"Waiting for another download of {self._name}" if progress.phase == "waiting" else None
-            self._progress.update(
-                self._task, description=text or f"Downloading {self._name}", total=progress.total or None,
-                completed=progress.done,
-            )  # fmt: skip
+            self._progress.update(self._task, description=what, total=progress.total or None, completed=progress.done)
             return
         tenth = 10 * progress.done // progress.total if progress.total else 0
-        if tenth > self._told:
-            self._told = tenth
-            self._reporter.say(f"  {self._name}: {size(progress.done)} of {size(progress.total)}, {tenth * 10} %")
+        if (what, tenth) != self._told:
+            self._told = (what, tenth)
+            amount = f": {size(progress.done)} of {size(progress.total)}" if progress.total else ""
+            self._reporter.say(f"  {what}{amount}")
 
     def close(self) -> None:
         if self._progress is not None:

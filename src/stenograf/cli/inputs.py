@@ -30,6 +30,11 @@ class Recording:
     """How messages call it, where the path would mislead."""
 
     @property
+    def home(self) -> Path:
+        """The folder where results go that have no other place: beside it, or here if it came by a pipe."""
+        return Path() if self.name else self.path.parent
+
+    @property
     def shown(self) -> str:
         """How messages call it."""
         return self.name or str(self.path)
@@ -79,12 +84,12 @@ def targets(
                 "Give a folder.",
             )
         return {recordings[0]: {formats[0]: output}}
-    folders = {item: item.path.parent if output is None else output / item.below.parent for item in recordings}
-    taken = Counter((folders[item], item.path.stem.casefold()) for item in recordings)
+    folders = {item: item.home if output is None else output / item.below.parent for item in recordings}
+    taken = Counter((folders[item], item.below.stem.casefold()) for item in recordings)
     result = {}
     for item in recordings:
-        alone = taken[folders[item], item.path.stem.casefold()] == 1
-        stem = item.path.stem if alone else item.path.name
+        alone = taken[folders[item], item.below.stem.casefold()] == 1
+        stem = item.below.stem if alone else item.below.name
         result[item] = {name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats}
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stenograf.chunk import Chunk, ChunkResult
-from stenograf.engines import Capabilities, choose_device, missing
+from stenograf.engines import Capabilities, choose_device, cuda, missing
 from stenograf.errors import (
     DeviceUnavailableError,
     EngineFailedError,
@@ -53,8 +52,8 @@ def load(path: Path, *, device: str, compute_type: str, variant: str | None = No
     """Load a Whisper model in CTranslate2 form; see `Engine.load`. `variant` has no meaning here."""
     del variant
     _import()
-    cuda, why_not = _cuda_devices()
-    chosen = choose_device(device, [*cuda, "cpu"], why_not=why_not)
+    gpus, why_not = _cuda_devices()
+    chosen = choose_device(device, [*gpus, "cpu"], why_not=why_not)
     kind, _, index = chosen.partition(":")
     cores = threads or os.cpu_count() or 1
     # On a CPU, chunks side by side with a core each outrun one chunk on all cores; on a GPU one worker fills it.
@@ -243,17 +242,14 @@ def _cuda_devices() -> tuple[list[str], str]:
     except ImportError:
         return [], "CTranslate2 is not installed"
     try:
-        count = ctranslate2.get_cuda_device_count()
+        found = ctranslate2.get_cuda_device_count()
     except (RuntimeError, ValueError) as error:
         return [], str(error)
-    if not count:
+    if not found:
         return [], "no NVIDIA GPU or no driver was found"
-    library = "cublas64_12.dll" if os.name == "nt" else "libcublas.so.12"
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return [], f"there is a GPU, but {library} (cuBLAS 12) cannot be opened"
-    return [f"cuda:{index}" for index in range(count)], ""
+    if not cuda.open_cublas():
+        return [], f"there is a GPU, but {cuda.CUBLAS} cannot be opened; pip install 'stenograf[cuda]' brings it"
+    return [f"cuda:{index}" for index in range(found)], ""
 
 
 def _load_error(error: Exception, path: Path, device: str, compute_type: str) -> StenografError:

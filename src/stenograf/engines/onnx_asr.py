@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stenograf.audio import SAMPLE_RATE
 from stenograf.chunk import Chunk, ChunkResult
-from stenograf.engines import Capabilities, choose_device, missing
+from stenograf.engines import Capabilities, choose_device, cuda, missing
 from stenograf.errors import (
     DeviceUnavailableError,
     EngineFailedError,
@@ -69,8 +69,8 @@ def load(
         import onnxruntime
     except ImportError as error:
         raise missing("onnx-asr", "onnx-asr") from error
-    cuda, why_not = _cuda_devices()
-    chosen = choose_device(device, [*cuda, "cpu"], why_not=why_not)
+    gpus, why_not = _cuda_devices()
+    chosen = choose_device(device, [*gpus, "cpu"], why_not=why_not)
     quantization = _quantization(path, compute_type)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
@@ -202,7 +202,9 @@ def _cuda_devices() -> tuple[list[str], str]:
     except ImportError:
         return [], "ONNX Runtime is not installed"
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ["cuda:0"], ""
+        # It lists what it was built for, with or without a GPU.
+        found = [f"cuda:{index}" for index in range(cuda.count())]
+        return found, "" if found else "no NVIDIA GPU or no driver was found"
     return [], "the installed ONNX Runtime has no CUDA support (it needs the package onnxruntime-gpu)"
 
 
