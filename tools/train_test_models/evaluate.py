@@ -54,9 +54,7 @@ def audio_of(clip: speech.Clip) -> np.ndarray:
     return audio + np.random.default_rng(len(audio)).standard_normal(len(audio)).astype(np.float32) * 3e-4
 
 
-def chunks_of(
-    clips: list[speech.Clip], count: int, seed: int, limit: float
-) -> list[tuple[str, str, np.ndarray]]:
+def chunks_of(clips: list[speech.Clip], count: int, seed: int, limit: float) -> list[tuple[str, str, np.ndarray]]:
     """(text, English, audio): two or three sentences of one voice, 0.4-0.9 s apart, in `limit` seconds."""
     rng = random.Random(seed)
     made = []
@@ -67,10 +65,7 @@ def chunks_of(
         for _ in range(rng.choice([1, 1, 2])):
             clip = rng.choice(same)
             pause = np.zeros(int(rng.uniform(0.0, 0.5) * RATE), np.float32)
-            if (
-                sum(len(piece) for piece in pieces) + len(pause) + len(clip.audio) + 2 * RATE // 5
-                > limit * RATE
-            ):
+            if sum(len(piece) for piece in pieces) + len(pause) + len(clip.audio) + 2 * RATE // 5 > limit * RATE:
                 break
             parts.append(clip)
             pieces += [pause, audio_of(clip)]
@@ -162,9 +157,7 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
     say("translation of chunks", score)
     generator = np.random.default_rng(1)
     quiet = [np.zeros(3 * RATE, np.float32)]
-    quiet += [
-        generator.standard_normal(3 * RATE).astype(np.float32) * level for level in (0.0003, 0.003, 0.02, 0.1)
-    ]
+    quiet += [generator.standard_normal(3 * RATE).astype(np.float32) * level for level in (0.0003, 0.003, 0.02, 0.1)]
     tone = np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE).astype(np.float32)
     for name, audio in zip(
         ["silence", *(f"noise {n}" for n in range(1, 5)), "tone"], [*quiet, 0.3 * tone], strict=True

@@ -37,9 +37,7 @@ class Ctc(nn.Module):
         self.down1 = nn.Conv1d(MELS, WIDTH, 3, stride=2, padding=1)
         self.down2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
         self.norms = nn.ModuleList([nn.BatchNorm1d(WIDTH) for _ in range(BLOCKS + 2)])
-        self.blocks = nn.ModuleList(
-            [nn.Conv1d(WIDTH, WIDTH, KERNEL, padding=KERNEL // 2) for _ in range(BLOCKS)]
-        )
+        self.blocks = nn.ModuleList([nn.Conv1d(WIDTH, WIDTH, KERNEL, padding=KERNEL // 2) for _ in range(BLOCKS)])
         self.out = nn.Conv1d(WIDTH, BLANK + 1, 1)
         self.drop = nn.Dropout(0.05)
 
@@ -68,9 +66,7 @@ def batch(maker: WindowMaker, size: int, seconds: float, preprocess: GigaamPrepr
     features, lengths = preprocess(waves, np.array([len(window.audio) for window in made]))
     targets = []
     for window in made:
-        whole = [
-            clip.text for start, clip in window.placed if start + len(clip.audio) / speech.RATE <= seconds
-        ]
+        whole = [clip.text for start, clip in window.placed if start + len(clip.audio) / speech.RATE <= seconds]
         targets.append(encode(" ".join(whole)))
     return (
         torch.from_numpy(features),
@@ -97,9 +93,7 @@ def train(arguments: argparse.Namespace) -> Ctc:
             break
         for group in optimizer.param_groups:
             group["lr"] = (
-                arguments.rate
-                * min(1, (step + 1) / 50)
-                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+                arguments.rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             )
         features, lengths, targets, target_lengths = batch(
             maker, arguments.batch, 5.0 if done < 0.7 else 9.0, preprocess

@@ -122,7 +122,7 @@ def _entry(name: str, recording: Recording, audio: np.ndarray, exact: list[str])
     }
     if len(recording.sentences) > 1:
         entry["sentences"] = [
-            {"start": round(begin, 3), "end": round(end, 3), "text": clip.text}
+            {"start": round(begin, 3), "end": round(end, 3), "voice": clip.voice, "text": clip.text}
             for begin, end, clip in recording.sentences
         ]
     return entry
@@ -163,9 +163,12 @@ def _long(
     queue, seen = [], set()
     for clip in clips:
         audio = joined([clip], [], 0.2).audio
-        if clip.text in seen or any(readers.whisper(audio[cut:]) != clip.text for cut in (0, RATE // 5)):
+        # As a late VAD may cut it too: at the first sound, and 30 ms inside it.
+        cuts = [audio[skipped:] for skipped in (0, RATE // 5, RATE * 23 // 100)]
+        if clip.text in seen or any(readers.whisper(cut) != clip.text for cut in cuts):
             continue
-        if language == "en" or readers.gigaam(audio) == " ".join(grammar.words(clip.text)):
+        wanted = " ".join(grammar.words(clip.text))
+        if language == "en" or all(readers.gigaam(cut) == wanted for cut in cuts):
             queue.append(clip)
             seen.add(clip.text)
     rng.shuffle(queue)

@@ -58,9 +58,7 @@ def read(path: Path) -> np.ndarray:
     return decode_audio(str(path), sampling_rate=RATE)
 
 
-def chunks(
-    audio: np.ndarray, limit: float, padding_ms: int, silence_ms: int
-) -> list[tuple[float, np.ndarray]]:
+def chunks(audio: np.ndarray, limit: float, padding_ms: int, silence_ms: int) -> list[tuple[float, np.ndarray]]:
     """(start in seconds, audio): neighbouring speech regions, joined up to `limit` seconds."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 

@@ -67,9 +67,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _SYNCHRONOUS, _WORD_EVENT, _POS_CHARACTER, _UTF8 = 2, 1, 1, 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 
@@ -196,9 +194,7 @@ def flite(texts: list[str], language: str, voice: str) -> list[Clip]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "out.wav"
         for text in texts:
-            subprocess.run(
-                ["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True, capture_output=True
-            )
+            subprocess.run(["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True, capture_output=True)
             clip = _trimmed(_read_wave(path), text, language, f"flite:{voice}", [])
             if clip:
                 clips.append(clip)
@@ -214,9 +210,7 @@ def espeak_clips(
     for sentence in drawn:
         base = rng.choice(ESPEAK_LANGUAGES[language])
         voice = f"{base}+{rng.choice(variants)}"
-        clip = engine.say(
-            sentence.text(language), language, voice, rng.randint(135, 225), rng.randint(25, 75)
-        )
+        clip = engine.say(sentence.text(language), language, voice, rng.randint(135, 225), rng.randint(25, 75))
         if clip:
             clip.translation = sentence.en
             clips.append(clip)
@@ -231,9 +225,7 @@ def _program_clips(kind, drawn: list[grammar.Sentence], language: str, voice: st
     return clips
 
 
-def make_corpus(
-    language: str, espeak_count: int, program_count: int, seed: int, engine: Espeak
-) -> list[Clip]:
+def make_corpus(language: str, espeak_count: int, program_count: int, seed: int, engine: Espeak) -> list[Clip]:
     """The training clips of one language."""
     jobs = []
     with ThreadPoolExecutor(2) as pool:

@@ -32,12 +32,8 @@ if TYPE_CHECKING:
 def _linear(spec, *layers: nn.Linear) -> None:
     """Several layers are fused into one, as CTranslate2 wants queries, keys and values."""
     spec.weight = np.concatenate([layer.weight.detach().numpy() for layer in layers])
-    biases = [
-        np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias for layer in layers
-    ]
-    spec.bias = np.concatenate(
-        [np.asarray(b if isinstance(b, np.ndarray) else b.detach().numpy()) for b in biases]
-    )
+    biases = [np.zeros(len(layer.weight), np.float32) if layer.bias is None else layer.bias for layer in layers]
+    spec.bias = np.concatenate([np.asarray(b if isinstance(b, np.ndarray) else b.detach().numpy()) for b in biases])
 
 
 def _norm(spec, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -110,6 +106,4 @@ def export(model: TinyWhisper, folder: Path) -> None:
         "return_attention_mask": False,
         "sampling_rate": 16_000,
     }
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")

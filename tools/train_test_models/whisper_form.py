@@ -83,9 +83,7 @@ class ExampleMaker:
     def __init__(self, vocabulary: Vocabulary, clips: dict[str, list[speech.Clip]], seed: int) -> None:
         self._vocabulary = vocabulary
         self._clips = clips
-        self._makers = {
-            code: WindowMaker(part, seed + i) for i, (code, part) in enumerate(sorted(clips.items()))
-        }
+        self._makers = {code: WindowMaker(part, seed + i) for i, (code, part) in enumerate(sorted(clips.items()))}
         self._random = random.Random(seed)
 
     def window(self, seconds: float, most: int) -> tuple[str, Window]:
@@ -170,9 +168,7 @@ class ExampleMaker:
         return features_of([window for _, window in made], positions), examples
 
 
-def losses(
-    model: TinyWhisper, features: torch.Tensor, examples: list[Example], padding: int, rng: random.Random
-):
+def losses(model: TinyWhisper, features: torch.Tensor, examples: list[Example], padding: int, rng: random.Random):
     """Tokens, frames, guided attention; and the share of tokens that are right."""
     vocabulary = model.vocabulary
     encoded, bias = model.encode(features, padding)
@@ -225,9 +221,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         model.load_state_dict(torch.load(arguments.resume, weights_only=True))
     maker = ExampleMaker(vocabulary, clips, arguments.seed)
-    plain = [
-        p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name or "positions" in name
-    ]
+    plain = [p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name or "positions" in name]
     heavy = [p for name, p in model.named_parameters() if all(p is not q for q in plain)]
     groups = [{"params": heavy, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
@@ -273,9 +267,7 @@ def train(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["train", "export"])
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder with the corpus; the weights go there too"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder with the corpus; the weights go there too")
     parser.add_argument("--out", type=Path, help="folder of the finished model")
     parser.add_argument("--name", default="whisper", help="name of the weights in the work folder")
     parser.add_argument("--resume", type=Path, help="weights to go on from")

@@ -107,9 +107,7 @@ def tokenizer() -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     names = sorted(special, key=special.__getitem__)
     # The real file marks the timestamps as not special, so that decoding shows them.
-    made.add_tokens(
-        [AddedToken(name, special=special[name] < TIMESTAMP_BEGIN, normalized=False) for name in names]
-    )
+    made.add_tokens([AddedToken(name, special=special[name] < TIMESTAMP_BEGIN, normalized=False) for name in names])
     assert all(made.token_to_id(name) == special[name] for name in names)
     return made
 
