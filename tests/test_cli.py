@@ -390,7 +390,11 @@ def test_progress_on_a_terminal(environment: dict[str, str], work: Path) -> None
 
 def test_a_big_download_is_asked_for_on_a_terminal(environment: dict[str, str], work: Path) -> None:
     put(short(), work / "a.ogg")
-    online = environment | {"STENOGRAF_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    online = environment | {
+        "STENOGRAF_OFFLINE": "0",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "STENOGRAF_MODELS_DIR": str(work / "models"),
+    }
     status, shown = on_terminal(["transcribe", "a.ogg", "-m", "small"], online, work, b"n\r")
     assert status == 130
     assert "Download it (486 MB)?" in shown
