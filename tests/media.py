@@ -53,6 +53,7 @@ def write(
     layout: str = "mono",
     start: float = 0.0,
     video: bool = False,
+    picture_seconds: float | None = None,
 ) -> Path:
     """Encode mono 16 kHz samples into `path`, by its suffix; `start` seconds late; with a picture if `video`."""
     kind = KINDS.get(path.suffix.lower(), ("pcm_s16le", "s16", RATE))
@@ -69,7 +70,7 @@ def write(
             picture = container.add_stream("mpeg4", rate=10)
             assert isinstance(picture, av.VideoStream)
             picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
-            for number in range(round((start + len(samples) / RATE) * 10)):
+            for number in range(round((picture_seconds or start + len(samples) / RATE) * 10)):
                 frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
                 frame.pts = number
                 container.mux(picture.encode(frame))

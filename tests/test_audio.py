@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -162,6 +164,93 @@ def test_an_ogg_that_was_cut_off_is_noticed(tmp_path: Path) -> None:
     cut.write_bytes(whole[: len(whole) // 2])
     _, reader = read(cut)
     assert [warning.code for warning in reader.warnings] == ["audio_truncated"]
+
+
+def test_damage_in_an_open_file_is_told_as_well(tmp_path: Path) -> None:
+    whole = media.write(tmp_path / "whole.ogg", media.tone(6.0)).read_bytes()
+    _, reader = read(io.BytesIO(whole[: len(whole) // 2]))
+    assert [warning.code for warning in reader.warnings] == ["audio_truncated"]
+    with pytest.raises(errors.FileEmptyError):
+        read(io.BytesIO())
+
+
+def test_an_mp3_that_was_cut_off_is_noticed(tmp_path: Path) -> None:
+    whole = media.write(tmp_path / "whole.mp3", media.tone(6.0)).read_bytes()
+    assert b"Info" in whole[:1000] or b"Xing" in whole[:1000]
+    cut = tmp_path / "cut.mp3"
+    cut.write_bytes(whole[: len(whole) // 2])
+    _, reader = read(cut)
+    assert [warning.code for warning in reader.warnings] == ["audio_truncated"]
+    tagged = tmp_path / "tagged.mp3"
+    tagged.write_bytes(b"ID3\x04\x00\x00\x00\x00\x10\x00" + bytes(2048) + whole)
+    assert read(tagged)[1].warnings == []
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_video_that_is_longer_than_its_sound_is_whole(tmp_path: Path, suffix: str) -> None:
+    path = media.write(tmp_path / f"video{suffix}", media.tone(3.0), video=True, picture_seconds=9.0)
+    samples, reader = read(path)
+    assert len(samples) == pytest.approx(3 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+    assert reader.warnings == []
+
+
+def wav(channels: int, rate: int, frames: npt.NDArray[np.int16]) -> bytes:
+    """A wav file with whatever header."""
+    data = np.repeat(frames[:, None], channels, axis=1).astype("<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, channels, rate, (rate * channels * 2) & 0xFFFFFFFF, channels * 2, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("channels", [3, 9, 17, 64])
+def test_any_number_of_channels(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "mixer.wav"
+    path.write_bytes(wav(channels, SAMPLE_RATE, (media.tone(2.0) * 32767).astype(np.int16)))
+    samples, _ = read(path)
+    assert len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=50)
+    assert loudest_hertz(samples) == pytest.approx(440, abs=2)
+    assert 0.3 < np.max(np.abs(samples)) <= 1
+
+
+def test_a_rate_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "rate.wav"
+    path.write_bytes(wav(1, 2147483647, (media.tone(0.5) * 32767).astype(np.int16)))
+    fails(path, errors.InputError)
+
+
+def test_float_sound_that_is_no_number_stays_in_range(tmp_path: Path) -> None:
+    sound = media.tone(2.0)
+    sound[5000:6000] = np.inf
+    sound[7000:8000] = 1e30
+    sound[9000:9100] = np.nan
+    samples, _ = read(media.write(tmp_path / "f.wav", sound, codec="pcm_f32le", sample_format="flt"))
+    assert np.isfinite(samples).all()
+    assert np.max(np.abs(samples)) <= 1
+
+
+def test_a_pipe_is_read_whatever_its_format(tmp_path: Path) -> None:
+    content = media.write(tmp_path / "t.m4a", media.tone(2.0)).read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    samples, _ = read(pipe)
+    writer.join()
+    assert len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=2000)
+
+
+def test_damage_of_every_kind_is_an_input_error_or_a_warning(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    for suffix in (".wav", ".mp4", ".wma", ".mkv", ".flac", ".ogg"):
+        whole = np.frombuffer(media.write(tmp_path / f"whole{suffix}", media.tone(2.0)).read_bytes(), np.uint8)
+        for _ in range(25):
+            broken = whole.copy()
+            places = random.integers(0, min(len(broken), 600), 12)
+            broken[places] = random.integers(0, 256, 12)
+            try:
+                read(io.BytesIO(broken.tobytes()), trim=5)
+            except errors.InputError as error:
+                assert error.hint
 
 
 # What cannot be read

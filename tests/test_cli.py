@@ -71,7 +71,9 @@ def run(environment: dict[str, str], work: Path) -> Run:
             timeout=120,
             check=False,
         )
-        text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        text = subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode("utf-8", "replace")
+        )
         assert "Traceback" not in text.stderr or "-v" in arguments, text.stderr
         return Result(text)
 
@@ -197,10 +199,67 @@ def test_what_is_there_is_not_overwritten_without_force(run: Run, work: Path) ->
     assert (work / "a.txt").read_text("utf-8") == short().text + "\n"
 
 
+def test_a_result_never_replaces_a_recording_or_another_result(run: Run, work: Path) -> None:
+    recording = put(short(), work / "memo.txt")
+    content = recording.read_bytes()
+    result = run("transcribe", "memo.txt", "--format", "txt", "--force")
+    assert result.status == 2
+    assert "would replace the recording" in result.err
+    assert recording.read_bytes() == content
+    put(short("ru"), work / "1" / "x.ogg")
+    put(short("en"), work / "2" / "x.ogg")
+    result = run("transcribe", "-d", "1", "-d", "2", "-o", "out")
+    assert result.status == 2
+    assert "1/x.ogg and 2/x.ogg would both be written" in result.err
+    assert not (work / "out").exists()
+
+
+def test_recordings_that_are_not_there_make_no_folder(run: Run, work: Path) -> None:
+    assert run("transcribe", "none.ogg", "-o", "out").status == 1
+    assert os.listdir(work) == []
+
+
+def test_a_pipe_in_a_folder_is_passed_over(run: Run, work: Path) -> None:
+    os.mkfifo(work / "pipe.wav")
+    put(short(), work / "a.ogg")
+    assert run("transcribe", ".").out == short().text + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "koi8-r"])
+def test_what_is_written_to_a_file_is_utf8(run: Run, work: Path, encoding: str) -> None:
+    put(short(), work / "запись 😀.ogg")
+    result = run("transcribe", "--json", "запись 😀.ogg", PYTHONIOENCODING=encoding)
+    assert json.loads(result.out)["text"] == short().text
+    assert json.loads(result.out)["file"] == "запись 😀.ogg"
+
+
+@pytest.mark.parametrize(("redirection", "status"), [("<&-", 0), (">&-", 1), (">/dev/full", 1), ("2>&-", 0)])
+def test_closed_and_full_streams(environment: dict[str, str], work: Path, redirection: str, status: int) -> None:
+    put(short(), work / "a.ogg")
+    command = f"{' '.join(STENOGRAF)} transcribe a.ogg {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert "unexpected" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_working_directory_that_was_removed(environment: dict[str, str], work: Path) -> None:
+    recording = put(short(), work / "a.ogg")
+    command = f"mkdir gone && cd gone && rmdir ../gone && {' '.join(STENOGRAF)} transcribe {recording}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "does not exist any more" in done.stderr
+
+
 def test_standard_input(run: Run, work: Path) -> None:
     result = run("transcribe", "-", stdin=short().path.read_bytes())
     assert (result.status, result.out) == (0, short().text + "\n")
     assert "standard input: ru" in result.err
+    assert run("transcribe", "-", stdin=b"").status == 1
     assert run("transcribe", "-", "--format", "srt", stdin=short().path.read_bytes()).status == 0
     assert os.listdir(work) == ["stdin.srt"]
 
@@ -240,7 +299,7 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(run: Run, work: Path)
     assert result.status == 1
     assert os.listdir(work).count("good.txt") == 1
     assert "1 done, 4 failed" in result.err
-    for part in ("empty.ogg is empty", "text.mp3 is not a recording", "mute.mp4 has pictures but no sound"):
+    for part in ("empty.ogg is empty", "text.mp3 cannot be read as audio", "mute.mp4 has pictures but no sound"):
         assert part in result.err
     assert "none.wav does not exist" in result.err
     assert not [name for name in os.listdir(work) if name.endswith(".tmp")]
@@ -254,18 +313,27 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(run: Run, work: Path)
         (["transcribe", "a.ogg", "-m", "large-v3"], 1, ["large-v3", "model.bin", "stenograf models pull large-v3"]),
         (["transcribe", "a.ogg", "-m", "./nowhere"], 2, ["nowhere"]),
         (["transcribe", "a.ogg", "-l", "rusian"], 2, ["rusian", "russian"]),
-        (["transcribe", "a.ogg", "-l", "en", "-m", "gigaam-test"], 1, ["gigaam-test", "en"]),
-        (["transcribe", "a.ogg", "--task", "translate", "-m", "gigaam-test"], 1, ["cannot translate"]),
+        (["transcribe", "a.ogg", "-l", "en", "-m", "gigaam-test"], 2, ["gigaam-test", "en"]),
+        (["transcribe", "a.ogg", "--task", "translate", "-m", "gigaam-test"], 2, ["cannot translate"]),
         (["transcribe", "a.ogg", "--format", "stl"], 2, ["stl", "srt"]),
         (["transcribe", "a.ogg", "--trim", "-1"], 2, ["trim"]),
         (["transcribe", "a.ogg", "--beam-size", "0"], 2, ["beam size"]),
-        (["transcribe", "a.ogg", "--device", "tpu"], 1, ["tpu"]),
+        (["transcribe", "a.ogg", "--device", "tpu"], 2, ["--device", "tpu"]),
         (["transcribe", "a.ogg", "--device", "cuda:9"], 1, ["cuda:9", "cpu"]),
         (["transcribe", "empty-folder"], 2, ["No recordings", "empty-folder"]),
         (["transcribe", "-d", "nowhere"], 1, ["nowhere does not exist"]),
         (["transcribe", "a.ogg", "b.ogg", "-o", "one.srt"], 2, ["one.srt"]),
         (["transcribe", "a.ogg", "-o", "one.srt", "--format", "vtt"], 2, ["one.srt", "vtt"]),
         (["transcribe", "a.ogg", "-o", "a.ogg"], 1, ["a.ogg"]),
+        (["transcribe", "a.ogg", "-o", "notes.md"], 2, ["md", "txt"]),
+        (["transcribe", ""], 2, ["empty"]),
+        (["transcribe", "a.ogg", "-o", ""], 2, ["empty"]),
+        (["transcribe", "a.ogg", "-m", ""], 2, ["empty"]),
+        (["transcribe", "a.ogg", "--format", ""], 2, ["format"]),
+        (["transcribe", "https://example.org/a.ogg"], 1, ["download it first"]),
+        (["transcribe", "x" * 300], 1, ["xxx"]),
+        (["transcribe", "-d", "x" * 300], 1, ["xxx"]),
+        (["transcribe", "a.ogg", "-o", "x" * 300], 1, ["xxx"]),
         (["transcribe", "a.ogg", "--modle", "x"], 2, ["--model"]),
         (["a.ogg"], 2, ["stenograf transcribe"]),
         (["models", "pull", "bse"], 2, ["base"]),
@@ -339,6 +407,7 @@ def test_ctrl_c_keeps_what_is_finished(environment: dict[str, str], work: Path) 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert err.count("Stopped.") == 1
     assert "finished and kept" in err
     assert "Traceback" not in err
     assert (work / "1.txt").read_text("utf-8") == short().text + "\n"

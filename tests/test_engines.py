@@ -165,6 +165,13 @@ def test_silence_gives_no_text(name: str, loaded: LoadedModel) -> None:
     assert text_of(result) == ""
 
 
+@pytest.mark.parametrize("samples", [1, 100, 400, 1600])
+def test_very_short_sound(name: str, loaded: LoadedModel, samples: int) -> None:
+    chunk = Chunk(0, 0.0, np.full(samples, 0.01, np.float32), Options(language="ru"))
+    (result,) = loaded.transcribe([chunk])
+    assert all(0 <= segment.start <= segment.end <= chunk.end for segment in result.segments)
+
+
 def test_several_threads_at_once(name: str, loaded: LoadedModel) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -336,3 +343,10 @@ def test_nothing_heavy_is_imported_before_a_model_is_loaded(run_python: Callable
     )
     assert run_python(code) == "[]"
     assert json.dumps(sorted(engines.ENGINES))
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, (1, 1)), (2, (2, 2)), (4, (2, 4)), (8, (4, 4)), (32, (16, 4))])
+def test_chunks_at_once_on_a_processor(cores: int, expected: tuple[int, int]) -> None:
+    from stenograf.engines.faster_whisper import parallelism
+
+    assert parallelism(cores) == expected

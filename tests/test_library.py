@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_path_as_text_and_an_open_file() -> None:
 def test_the_last_model_stays_in_memory() -> None:
     assert load_model() is load_model()
     assert load_model("gigaam-test") is not load_model()
+
+
+def test_a_model_that_was_closed_is_loaded_again() -> None:
+    load_model().close()
+    assert transcribe(short().path, language="ru").text == short().text
+
+
+def test_threads_that_ask_at_once_load_it_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: load_model("gigaam-test"), range(8)))) == 1
 
 
 def test_wrong_options_are_told_before_a_model_is_loaded() -> None:

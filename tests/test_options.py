@@ -36,7 +36,8 @@ def test_every_language_has_a_name_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"task": "sing"}, {"beam_size": 0}, {"beam_size": 21}, {"temperature": -0.1}, {"temperature": 1.5}, {"trim": 0},
+    [{"task": "sing"}, {"beam_size": 0}, {"beam_size": 21}, {"temperature": -0.1}, {"temperature": 1.5},
+     {"trim": -1}, {"beam_size": 2.5},
      {"trim": float("nan")}, {"trim": float("inf")}, {"prompt": "x" * 4001}, {"hotwords": "x" * 4001}],
 )  # fmt: skip
 def test_an_option_out_of_range(wrong: dict[str, Any]) -> None:
@@ -48,3 +49,7 @@ def test_an_option_out_of_range(wrong: dict[str, Any]) -> None:
 def test_blank_texts_are_none() -> None:
     options = Options(prompt="  ", hotwords="\n")
     assert (options.prompt, options.hotwords) == (None, None)
+
+
+def test_a_trim_of_0_reads_everything() -> None:
+    assert Options(trim=0).trim is None

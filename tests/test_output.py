@@ -50,6 +50,7 @@ def test_the_longest_names(tmp_path: Path) -> None:
     assert name.endswith(".json")
     assert save(GOLDEN, tmp_path / name).exists()
     assert file_name("short", ".srt") == "short.srt"
+    assert file_name(stem + "1", ".json") != file_name(stem + "2", ".json")
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ def test_the_stronger_source_wins(tmp_path: Path) -> None:
     loaded = load(
         {"STENOGRAF_DEFAULT_MODEL": "env", "STENOGRAF_DEVICE": "cuda:1"},
         directory=tmp_path,
-        overrides={"device": "auto", "compute_type": None},
+        overrides={"device": "AUTO", "compute_type": None},
     )
     settings = loaded.settings
     assert (settings.device, settings.default_model, settings.beam_size, settings.threads) == ("auto", "env", 3, 3)
-    assert loaded.origins["device"] == Origin("option")
+    assert loaded.origins["device"] == Origin("option", "--device")
     assert loaded.origins["default_model"] == Origin("environment", "STENOGRAF_DEFAULT_MODEL")
     assert loaded.origins["beam_size"] == Origin(".env", "STENOGRAF_BEAM_SIZE")
     assert loaded.origins["threads"].kind == "file"
@@ -65,10 +65,11 @@ def test_mirror_token_and_offline_by_the_hubs_own_names(tmp_path: Path) -> None:
         ("STENOGRAF_BEAM_SIZE", "many"),
         ("STENOGRAF_DEVICE", "gpu"),
         ("STENOGRAF_DEFAULT_LANGUAGE", "klingon"),
-        ("DEFAULT_DURATION", "-3"),
-        ("DEFAULT_DURATION", "long"),
+        ("STENOGRAF_DEFAULT_TRIM", "-3"),
+        ("STENOGRAF_DEFAULT_TRIM", "long"),
         ("STENOGRAF_OFFLINE", "perhaps"),
-        ("LOG_LEVEL", "loud"),
+        ("STENOGRAF_LOG_LEVEL", "loud"),
+        ("STENOGRAF_THREADS", "²"),
         ("STENOGRAF_THREADS", "-1"),
     ],
 )
@@ -78,6 +79,25 @@ def test_a_wrong_value_names_the_setting_and_says_what_to_write(tmp_path: Path, 
     assert name in caught.value.message
     assert value in caught.value.message
     assert caught.value.hint
+
+
+def test_an_empty_value_counts_as_none(tmp_path: Path) -> None:
+    names = [variable(item.name) for item in documented()]
+    loaded = load(dict.fromkeys(names, " "), directory=tmp_path)
+    assert set(loaded.origins.values()) == {Origin("default")}
+
+
+def test_another_programs_variable_does_not_stop_us(tmp_path: Path) -> None:
+    loaded = load({"LOG_LEVEL": "verbose-ish", "DEFAULT_DURATION": "long"}, directory=tmp_path)
+    assert loaded.settings.log_level == "warning"
+    assert [part in " ".join(loaded.warnings) for part in ("LOG_LEVEL", "DEFAULT_DURATION")] == [True, True]
+    assert load({"LOG_LEVEL": "WARN"}, directory=tmp_path).settings.log_level == "warning"
+    assert load({"LOG_LEVEL": "Critical"}, directory=tmp_path).settings.log_level == "error"
+
+
+def test_an_option_that_makes_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalidError, match="The option --device has the value 'tpu'"):
+        load({}, directory=tmp_path, overrides={"device": "tpu"})
 
 
 def test_a_toml_file_that_is_named(tmp_path: Path) -> None:
@@ -105,7 +125,7 @@ def test_a_wrong_toml_file(tmp_path: Path, content: str, part: str) -> None:
 
 
 def test_a_toml_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingInvalidError, match="does not exist"):
+    with pytest.raises(SettingInvalidError, match="is no file"):
         load({"STENOGRAF_CONFIG": str(tmp_path / "none.toml")}, directory=tmp_path)
 
 

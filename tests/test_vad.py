@@ -107,6 +107,7 @@ def test_a_chunk_that_is_full_ends_at_the_longest_pause_of_its_later_half() -> N
 
 def test_a_click_is_no_speech() -> None:
     assert cut([(False, 50), (True, 2), (False, 50)], 30) == []
+    assert cut([(True, 1), (False, 50)], 30) == []
 
 
 def test_speech_without_a_pause_is_cut_where_it_is_least_likely() -> None:

@@ -20,6 +20,9 @@ A value is looked for, from the strongest to the weakest, in
    `config.toml` in your configuration folder (`~/.config/stenograf` on Linux),
 5. the default.
 
+An empty value counts as none. A value under an earlier name that makes no sense is passed over with a warning, since
+other programs use some of these names too.
+
 In the TOML file the names are those of the variables in small letters, without the prefix: `default_model = "turbo"`.
 `stenograf config` shows each value and where it came from. The hub's proxy is the one that `HTTPS_PROXY` names.
 

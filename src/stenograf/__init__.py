@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 from stenograf._version import __version__
@@ -106,18 +106,21 @@ def load_model(model: str | None = None, *, device: str | None = None, compute_t
 
     Raises the same errors as `transcribe`.
     """
+    from stenograf.runtime import Runtime
     from stenograf.settings import load
 
-    return _transcriber(load().settings, model, device, compute_type)
+    global _last  # noqa: PLW0603 - one slot a process, so that a loop over recordings loads its model once
+    settings = load().settings
+    wanted = (settings, model, device, compute_type)
+    with _loading:  # threads that ask at once load it once
+        if _last is None or _last[0] != wanted or _last[1].closed:
+            _last = None  # the old one goes before the new one comes, unless someone is still using it
+            _last = (wanted, Runtime(settings).transcriber(model, device=device, compute_type=compute_type))
+        return _last[1]
 
 
-@lru_cache(maxsize=1)
-def _transcriber(settings: object, model: str | None, device: str | None, compute_type: str | None) -> Transcriber:
-    from stenograf.runtime import Runtime
-    from stenograf.settings import Settings
-
-    assert isinstance(settings, Settings)
-    return Runtime(settings).transcriber(model, device=device, compute_type=compute_type)
+_loading = Lock()
+_last: tuple[tuple[object, ...], Transcriber] | None = None
 
 
 def save(

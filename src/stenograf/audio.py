@@ -8,20 +8,23 @@ stands in for it, so that a subtitle made from the result fits the video.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
-from av.error import FFmpegError
 
+from stenograf.endings import has_its_end
 from stenograf.errors import (
     AudioDamagedError,
+    DiskFullError,
     FileEmptyError,
     FileForbiddenError,
     FileMissingError,
@@ -29,16 +32,13 @@ from stenograf.errors import (
     NoAudioError,
     NotMediaError,
 )
+from stenograf.resampling import BROKEN, Resampler
+from stenograf.resampling import SAMPLE_RATE as SAMPLE_RATE
+from stenograf.resampling import Samples as Samples
 from stenograf.transcript import TranscriptWarning
-
-Samples = npt.NDArray[np.float32]
-"""Mono sound, shape (samples,), -1 to 1, at `SAMPLE_RATE`."""
 
 Source = str | os.PathLike[str] | BinaryIO
 """A path, or an open binary file (seekable, if the format wants it: mp4 does)."""
-
-SAMPLE_RATE = 16_000
-"""Hertz: what every model here was trained on."""
 
 BLOCK_SECONDS = 10
 """Length of a block: long enough that the VAD runs in large batches, short enough to be no memory to speak of."""
@@ -53,23 +53,23 @@ MISSING_SHARE = 0.02
 """A file that ends this much (and a second) before the length that its header claims was cut off."""
 
 MEDIA_SUFFIXES = frozenset({
-    ".3gp", ".aac", ".ac3", ".aif", ".aiff", ".alac", ".amr", ".ape", ".au", ".avi", ".awb", ".caf", ".dts",
-    ".flac", ".flv", ".gsm", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp3", ".mp4",
-    ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".ra", ".spx", ".tta", ".ts", ".voc",
-    ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
+    ".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".asf", ".au", ".avi",
+    ".awb", ".caf", ".dts", ".flac", ".flv", ".gsm", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov",
+    ".mp1", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".ra",
+    ".rm", ".spx", ".tta", ".voc", ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
 })  # fmt: skip
 """What counts as a recording in a folder. A file named on its own is tried whatever its name is."""
 
 # Formats whose length is a guess from the bit rate, so that a shorter recording is no sign of damage.
 _LENGTH_IS_A_GUESS = {"mp3", "aac", "amr", "ac3", "eac3", "dts", "mpegts", "mpeg", "loas"}
 
+# Formats whose container counts its length from zero, and not from where the recording starts.
+_LENGTH_COUNTS_FROM_ZERO = {"matroska,webm", "asf"}
+
 # Demuxers that open other files or addresses named inside the file: never for a recording that a stranger sent.
 _NO_OTHER_FILES = {"protocol_whitelist": "none"}
 
 _DAMAGE_LIMIT = 100_000
-
-_OGG_PAGE_LIMIT = 65_307
-"""Bytes: the largest page there can be (RFC 3533: 27 + 255 + 255 * 255)."""
 
 
 class AudioReader:
@@ -84,24 +84,19 @@ class AudioReader:
         self.name = name or _display_name(source)
         self.warnings: list[TranscriptWarning] = []
         """What was found wrong while reading; complete once `blocks` has ended."""
-        self._owned: BinaryIO | None = None
-        self._stopped_early = False
-        self._trim_samples = None if trim is None else round(trim * SAMPLE_RATE)
-        file = self._open_file(source)
-        try:
-            self._container = self._open_container(file)
-        except BaseException:
-            self.close()
-            raise
-        try:
-            self._stream = self._audio_stream()
-        except BaseException:
-            self._container.close()
-            self.close()
-            raise
-        self.duration = self._claimed_duration()
-        """Seconds, as the container claims and `trim` allows; None where it says nothing (a live recording)."""
+        self._trim_samples = None if trim is None else max(1, round(trim * SAMPLE_RATE))
         self._samples_read = 0
+        self._stopped_early = False
+        self._damaged = 0
+        self._stumbled_at = -1
+        self._closing = ExitStack()
+        with ExitStack() as closing:
+            self._file = self._open_file(source, closing)
+            self._container = closing.enter_context(self._open_container(self._file))
+            self._stream = self._audio_stream()
+            self.duration, self._duration_is_sure = self._claimed_duration()
+            """Seconds, as the container claims and `trim` allows; None where it says nothing (a live recording)."""
+            self._closing = closing.pop_all()
 
     @property
     def seconds_read(self) -> float:
@@ -140,11 +135,7 @@ class AudioReader:
 
     def close(self) -> None:
         """Close the file; what was passed in open stays open."""
-        container = getattr(self, "_container", None)
-        if container is not None:
-            container.close()
-        if self._owned is not None:
-            self._owned.close()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -156,38 +147,52 @@ class AudioReader:
 
     # Opening
 
-    def _open_file(self, source: Source) -> BinaryIO:
-        if not isinstance(source, str | os.PathLike):
-            return source
-        path = Path(source)
+    def _open_file(self, source: Source, closing: ExitStack) -> BinaryIO:
+        # A path is opened here and never by FFmpeg, which would take a name such as `http:x` for a protocol.
+        file = source if not isinstance(source, str | os.PathLike) else closing.enter_context(self._open_path(source))
+        if not file.seekable():
+            file = self._spool(file, closing)
+        position = file.tell()
+        if file.seek(0, os.SEEK_END) == 0:
+            raise FileEmptyError(f"{self.name} is empty (0 bytes).", "Copy or record it again.")
+        file.seek(position)
+        return file
+
+    def _open_path(self, path: str | os.PathLike[str]) -> BinaryIO:
         try:
-            # Opened here and never by FFmpeg, which would take a name such as `http:x` for a protocol.
-            self._owned = path.open("rb")
-            size = os.fstat(self._owned.fileno()).st_size
-            seekable = self._owned.seekable()
+            return Path(path).open("rb")
         except FileNotFoundError:
-            raise FileMissingError(f"{self.name} does not exist.", "Check the path and the spelling.") from None
+            raise missing(self.name) from None
         except IsADirectoryError:
             raise InputError(f"{self.name} is a folder.", "Name a file, or give the folder with --dir.") from None
         except PermissionError:
             raise FileForbiddenError(
                 f"{self.name} may not be read by this user.", "Change its permissions or run as its owner."
             ) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{self.name} cannot be opened: {reason}.", "Check the path.") from error
+
+    def _spool(self, pipe: BinaryIO, closing: ExitStack) -> BinaryIO:
+        """What comes by a pipe, in a temporary file without a name: formats such as mp4 are read back and forth."""
+        file = cast(BinaryIO, closing.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
+        try:
+            shutil.copyfileobj(pipe, file)
         except OSError as error:
-            raise InputError(f"{self.name} cannot be opened: {error.strerror}.", "Check the path.") from error
-        if seekable and size == 0:
-            self._owned.close()
-            raise FileEmptyError(f"{self.name} is empty (0 bytes).", "Copy or record it again.")
-        return self._owned
+            raise DiskFullError(
+                f"{self.name} cannot be kept while it is read: {error.strerror}.", "Free some space, or set TMPDIR."
+            ) from error
+        file.seek(0)
+        return file
 
     def _open_container(self, file: BinaryIO) -> InputContainer:
         try:
             return av.open(file, mode="r", metadata_errors="replace", options=dict(_NO_OTHER_FILES))
-        except (FFmpegError, ValueError) as error:
+        except BROKEN as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise NotMediaError(
-                f"{self.name} is not a recording that can be read ({reason}).",
-                "Check that it is an audio or video file and plays; if it was cut off on its way, copy it again.",
+                f"{self.name} cannot be read as audio or video ({reason}).",
+                "Check that it is a recording and plays; if it was cut off on its way, copy it again.",
             ) from error
 
     def _audio_stream(self) -> av.AudioStream:
@@ -198,15 +203,24 @@ class AudioReader:
             raise NoAudioError(f"{self.name} has pictures but no sound.", "Choose a file with an audio track.")
         raise NotMediaError(f"{self.name} holds no audio.", "Choose an audio file, or a video with sound.")
 
-    def _claimed_duration(self) -> float | None:
-        seconds: float | None = None
-        if self._container.duration is not None:
-            seconds = self._container.duration / av.time_base
-        elif self._stream.duration is not None and self._stream.time_base is not None:
-            seconds = float(self._stream.duration * self._stream.time_base)
+    def _claimed_duration(self) -> tuple[float | None, bool]:
+        """Seconds of sound, and whether the file is surely damaged if there is less."""
+        stream, container = self._stream, self._container
+        start = (container.start_time or 0) / av.time_base
+        seconds, is_sure = None, False
+        if stream.duration is not None and stream.time_base is not None:
+            late = max(float((stream.start_time or 0) * stream.time_base) - start, 0)
+            seconds, is_sure = float(stream.duration * stream.time_base) + late, True
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+            if container.format.name in _LENGTH_COUNTS_FROM_ZERO:
+                seconds -= start
+            is_sure = len(container.streams) == 1  # else it may be the length of the pictures
         if seconds is None or seconds <= 0:
-            return None
-        return seconds if self._trim_samples is None else min(seconds, self._trim_samples / SAMPLE_RATE)
+            return None, False
+        if self._trim_samples is not None:
+            seconds = min(seconds, self._trim_samples / SAMPLE_RATE)
+        return seconds, is_sure and container.format.name not in _LENGTH_IS_A_GUESS
 
     # Reading
 
@@ -224,53 +238,58 @@ class AudioReader:
 
     def _pieces(self) -> Iterator[Samples]:
         """Decoded, resampled sound as it comes, with silence where the recording's clock jumps ahead."""
-        resampler: av.AudioResampler | None = None
-        shape: tuple[str, str, int] | None = None
+        resampler: Resampler | None = None
         start = (self._container.start_time or 0) / av.time_base
-        fed = 0.0  # seconds of sound given to the resampler, holes included
+        fed = 0.0  # seconds of sound given on, holes included
         for frame in self._frames():
-            if frame.samples == 0:
+            if frame.samples == 0 or frame.sample_rate <= 0:
                 continue
             hole = 0.0 if frame.time is None else frame.time - start - fed
             if HOLE_SECONDS < hole < LONGEST_HOLE_SECONDS:
                 if resampler is not None:
-                    yield from _arrays(resampler.resample(None))
+                    yield from resampler.rest()
                     resampler = None
                 yield from _silence(round(hole * SAMPLE_RATE))
                 fed += hole
-            now = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampler is None or now != shape:  # some streams change their rate or channels on the way
+            if resampler is None or not resampler.fits(frame):  # some streams change their rate or channels on the way
                 if resampler is not None:
-                    yield from _arrays(resampler.resample(None))
-                resampler, shape = av.AudioResampler("flt", "mono", SAMPLE_RATE), now
+                    yield from resampler.rest()
+                resampler = Resampler(frame)
             fed += frame.samples / frame.sample_rate
-            frame.pts = None
-            yield from _arrays(resampler.resample(frame))
+            try:
+                yield from resampler.resample(frame)
+            except BROKEN:
+                self._damaged += 1
+                resampler = None
         if resampler is not None:
-            yield from _arrays(resampler.resample(None))
+            yield from resampler.rest()
+        self._note_damage()
 
     def _frames(self) -> Iterator[AudioFrame]:
         """Frames as they are decoded. A packet that cannot be decoded is passed over, as the ffmpeg program does."""
-        damaged = 0
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     try:
                         frames = packet.decode()
-                    except FFmpegError:
-                        damaged += 1
+                    except BROKEN:
+                        self._damaged += 1
                         continue
                     yield from frames
-                break
+                return
             except av.error.EOFError:
-                break
-            except FFmpegError:
+                return
+            except BROKEN:
                 # The demuxer stumbled; it may find the next packet, or it stands still and never will.
-                damaged += 1
-                if damaged > _DAMAGE_LIMIT or not self._moves():
-                    break
-        if damaged:
-            places = "one place" if damaged == 1 else f"{damaged} places"
+                self._damaged += 1
+                position = self._file.tell()
+                if self._damaged > _DAMAGE_LIMIT or position == self._stumbled_at:
+                    return
+                self._stumbled_at = position
+
+    def _note_damage(self) -> None:
+        if self._damaged:
+            places = "one place" if self._damaged == 1 else f"{self._damaged} places"
             self.warnings.append(
                 TranscriptWarning(
                     "audio_damaged",
@@ -278,72 +297,28 @@ class AudioReader:
                 )
             )
 
-    def _moves(self) -> bool:
-        """Whether the demuxer has read on since it stumbled last."""
-        file = self._owned
-        if file is None:
-            return False
-        position = file.tell()
-        moved = position != getattr(self, "_stumbled_at", None)
-        self._stumbled_at = position
-        return moved
-
     def _note_missing_end(self) -> None:
-        has_its_end = _END_CHECKS.get(self._container.format.name)
-        if has_its_end and self._owned and self._owned.seekable() and not self._stopped_early:
-            if not has_its_end(self._owned):
-                self.warnings.append(
-                    TranscriptWarning(
-                        "audio_truncated",
-                        f"The recording has no proper end (it stops at {self.seconds_read:.1f} s); "
-                        "it may have been cut off.",
-                    )
-                )
+        if self._stopped_early:
             return
-        if self.duration is None or self._container.format.name in _LENGTH_IS_A_GUESS:
+        read = f"{self.seconds_read:.1f} s"
+        if has_its_end(self._file, self._container.format.name) is False:
+            message = f"The recording has no proper end (it stops at {read}); it may have been cut off."
+        elif self._duration_is_sure and self.duration is not None and self._misses(self.duration):
+            message = f"The recording ends at {read} although it claims {self.duration:.1f} s; the rest is missing."
+        else:
             return
-        missing = self.duration - self.seconds_read
-        if missing > 1 and missing > self.duration * MISSING_SHARE:
-            self.warnings.append(
-                TranscriptWarning(
-                    "audio_truncated",
-                    f"The recording ends at {self.seconds_read:.1f} s although it claims {self.duration:.1f} s; "
-                    "the rest is missing.",
-                )
-            )
+        self.warnings.append(TranscriptWarning("audio_truncated", message))
+
+    def _misses(self, claimed: float) -> bool:
+        missing = claimed - self.seconds_read
+        return missing > 1 and missing > claimed * MISSING_SHARE
 
 
-def _ogg_has_its_end(file: BinaryIO) -> bool:
-    """Whether the file closes with a whole page that is marked as the last (RFC 3533, section 6).
-
-    FFmpeg passes over damaged Ogg pages in silence and takes the last good one for the end.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _OGG_PAGE_LIMIT))
-    tail = file.read(_OGG_PAGE_LIMIT)
-    page = tail.rfind(b"OggS")
-    if page < 0 or len(tail) < page + 27:
-        return False
-    is_last = bool(tail[page + 5] & 4)
-    table = tail[page + 27 : page + 27 + tail[page + 26]]
-    return is_last and page + 27 + len(table) + sum(table) == len(tail)
-
-
-def _wav_has_its_end(file: BinaryIO) -> bool:
-    """Whether the file is as long as its RIFF header says; programs that write to a pipe leave a huge number there."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(4)
-    claimed = int.from_bytes(file.read(4), "little") + 8
-    return claimed <= size or claimed > 0x7FFF_0000
-
-
-_END_CHECKS = {"ogg": _ogg_has_its_end, "wav": _wav_has_its_end}
-"""Formats whose claimed length FFmpeg corrects in silence, so that the file itself must be asked."""
-
-
-def _arrays(frames: list[AudioFrame]) -> Iterator[Samples]:
-    for frame in frames:
-        yield cast(Samples, frame.to_ndarray().reshape(-1))
+def missing(name: str) -> FileMissingError:
+    """The error for a recording that is not there."""
+    is_address = name.startswith(("http:/", "https:/", "ftp:/"))
+    hint = "Addresses are not read: download it first." if is_address else "Check the path and the spelling."
+    return FileMissingError(f"{name} does not exist.", hint)
 
 
 def _silence(samples: int) -> Iterator[Samples]:
@@ -356,4 +331,5 @@ def _silence(samples: int) -> Iterator[Samples]:
 def _display_name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
-    return str(getattr(source, "name", "the recording"))
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "The recording"

@@ -42,3 +42,5 @@ class ChunkResult:
     """What was said, in order of time; empty where the model heard nothing."""
     language: str | None = None
     """The language it was read as."""
+    language_probability: float | None = None
+    """0 to 1, where the recording's language was detected; the same for all its chunks."""

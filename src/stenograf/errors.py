@@ -68,6 +68,14 @@ class StenografError(Exception):
         return (type(self), (self.message, self.hint))
 
 
+def unexpected(what: str, error: Exception) -> StenografError:
+    """An exception that nobody foresaw, met while working on `what`, as an error that a person can read."""
+    return StenografError(
+        f"{what}: something unexpected happened ({type(error).__name__}: {error}).",
+        "Run it again with -v to see where, and please report it.",
+    )
+
+
 class UsageError(StenografError):
     """Asked for something that cannot be done as asked."""
 

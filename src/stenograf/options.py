@@ -38,18 +38,19 @@ class Options:
     vad: bool = True
     """Whether to look for speech first and leave out the rest."""
     trim: float | None = None
-    """Seconds: read the start of the recording only. None: all of it."""
+    """Seconds: read the start of the recording only. None or 0: all of it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", language_code(self.language))
         if self.task not in get_args(Task):
             raise OptionInvalidError(f"There is no task {self.task!r}.", "Choose transcribe or translate.")
-        if not 1 <= self.beam_size <= MAX_BEAM_SIZE:
+        if not isinstance(self.beam_size, int) or not 1 <= self.beam_size <= MAX_BEAM_SIZE:
             raise OptionInvalidError(
-                f"A beam size of {self.beam_size} is out of range.", f"Choose 1 to {MAX_BEAM_SIZE}."
+                f"A beam size of {self.beam_size} is out of range.", f"Choose a whole number from 1 to {MAX_BEAM_SIZE}."
             )
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise OptionInvalidError(f"A temperature of {self.temperature} is out of range.", "Choose 0 to 1.")
+        object.__setattr__(self, "trim", self.trim or None)
         if self.trim is not None and not 0 < self.trim < float("inf"):
             raise OptionInvalidError(f"A trim of {self.trim} s is out of range.", "Give a number of seconds above 0.")
         for name in ("prompt", "hotwords"):

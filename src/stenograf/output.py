@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +48,24 @@ def save(
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(target)
+            _move(beside, target, overwrite=overwrite)
         finally:
             beside.unlink(missing_ok=True)
     return target
+
+
+def _move(beside: Path, target: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(beside, target)  # unlike a rename, it fails where something came into being meanwhile
+        except FileExistsError:
+            raise exists(target) from None
+        except OSError:
+            if target.exists():
+                raise exists(target) from None
+        else:
+            return
+    beside.replace(target)
 
 
 def check_writable(folder: Path) -> None:
@@ -68,11 +83,15 @@ def check_writable(folder: Path) -> None:
 
 
 def file_name(stem: str, suffix: str) -> str:
-    """`stem` + `suffix`, with the stem cut short where the whole would pass `MAX_NAME_BYTES` in UTF-8."""
+    """`stem` + `suffix`, cut short where the whole would pass `MAX_NAME_BYTES` in UTF-8.
+
+    What was cut is told apart by a checksum, so that two long names do not become one.
+    """
     room = MAX_NAME_BYTES - len(os.fsencode(suffix))
     encoded = os.fsencode(stem)
     if len(encoded) > room:
-        stem = encoded[:room].decode("utf-8", errors="ignore")
+        mark = f"~{zlib.crc32(encoded):08x}"
+        stem = encoded[: room - len(mark)].decode("utf-8", errors="ignore") + mark
     return stem + suffix
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from stenograf.engines import engine
 from stenograf.errors import ModelNotInstalledError
-from stenograf.models import ModelFiles, ModelStore, PullProgress
+from stenograf.models import ModelFiles, ModelStore, PullProgress, catalog
+from stenograf.models.catalog import CatalogEntry
 from stenograf.options import Options
 from stenograf.settings import Settings
 from stenograf.transcriber import Transcriber
@@ -28,18 +29,27 @@ class Runtime:
             offline=settings.offline,
         )
 
-    def model_files(self, name: str | None = None, *, on_pull: OnPull | None = None) -> ModelFiles:
+    def model_files(
+        self,
+        name: str | None = None,
+        *,
+        on_pull: OnPull | None = None,
+        before_pull: Callable[[CatalogEntry], None] | None = None,
+    ) -> ModelFiles:
         """The files of a model, by catalog name, folder name or path; downloaded where they lack and may be.
 
-        None stands for the default model. Raises `ModelUnknownError`, `ModelNotInstalledError`,
-        `ModelDamagedError`, `DownloadFailedError`.
+        None stands for the default model. `before_pull` may raise to prevent the download. Raises
+        `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `DownloadFailedError`.
         """
         name = name or self.settings.default_model
         try:
             return self.store.resolve(name, allow_path=True)
         except ModelNotInstalledError:
-            if self.settings.offline:
+            entry = catalog.find(name)
+            if self.settings.offline or entry is None:
                 raise
+            if before_pull is not None:
+                before_pull(entry)
             return self.store.pull(name, on_pull)
 
     def transcriber(

@@ -1,7 +1,9 @@
 """Every setting, once: its name, unit, default, and the names that earlier services used for it.
 
 A value is looked for, from the strongest to the weakest, in: what the caller passes (a command-line option), the
-environment, a `.env` file in the working directory, a TOML file, the default. `STENOGRAF_CONFIG` names the TOML file;
+environment, a `.env` file in the working directory, a TOML file, the default. An empty value counts as none. A value
+under an old name that makes no sense is passed over with a warning: other programs use some of these names too, such as
+`LOG_LEVEL`. `STENOGRAF_CONFIG` names the TOML file;
 otherwise `stenograf.toml` in the working directory is read, or else `config.toml` in the user's configuration folder.
 """
 
@@ -10,8 +12,8 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,16 @@ def _flag(text: str) -> bool:
     lower = text.lower()
     if lower in ("1", "true", "yes", "on"):
         return True
-    if lower in ("0", "false", "no", "off", ""):
+    if lower in ("0", "false", "no", "off"):
         return False
     raise ValueError("write true or false")
 
 
 def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("write a path")
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"write a full path ({error})") from error
 
 
 def _device(text: str) -> str:
@@ -56,17 +59,18 @@ def _language(text: str) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
-    if not text:
-        return None
-    seconds = float(text)
-    if seconds < 0:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
         raise ValueError("write a number of seconds, 0 for all")
     return seconds or None
 
 
 def _count(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        number = int(text) if text.lstrip("-").isdigit() else None
+        number = int(text) if text.lstrip("-").isdecimal() else None
         if number is None or not least <= number <= most:
             raise ValueError(f"write a whole number from {least} to {most}")
         return number
@@ -76,13 +80,10 @@ def _count(least: int, most: int) -> Callable[[str], int]:
 
 def _level(text: str) -> str:
     levels = ("debug", "info", "warning", "error")
-    if text.lower() not in levels:
+    level = {"warn": "warning", "critical": "error", "fatal": "error"}.get(text.lower(), text.lower())
+    if level not in levels:
         raise ValueError(f"write one of {', '.join(levels)}")
-    return text.lower()
-
-
-def _text(text: str) -> str | None:
-    return text or None
+    return level
 
 
 def _setting(
@@ -112,12 +113,12 @@ class Settings:
     )
     models_dir: Path | None = _setting(
         "Where models are kept, each in a folder of its own; it may be read-only. Default: models in data_dir.",
-        lambda text: _path(text) if text else None,
+        _path,
         None,
     )
     default_model: str = _setting(
         "The model to use where none is named: a catalog name, a folder in models_dir, or a path.",
-        lambda text: text or "small",
+        str,
         "small",
         old=("DEFAULT_MODEL",),
     )
@@ -136,7 +137,7 @@ class Settings:
     )
     device: str = _setting("What to compute on: auto, cpu, cuda or cuda:N.", _device, "auto")
     compute_type: str = _setting(
-        "Number format of the model: auto, or such as int8, float16, float32.", lambda text: text or "auto", "auto"
+        "Number format of the model: auto, or such as int8, float16, float32.", str.lower, "auto"
     )
     threads: int = _setting("Processor cores to use; 0: all.", _count(0, 1024), 0, unit="cores")
     beam_size: int = _setting(
@@ -150,9 +151,9 @@ class Settings:
         "Never ask the model hub; use only what is on this machine.", _flag, False, old=("HF_HUB_OFFLINE",)
     )
     hub_endpoint: str | None = _setting(
-        "Address of the model hub or of a mirror; empty: huggingface.co.", _text, None, old=("HF_ENDPOINT",)
+        "Address of the model hub or of a mirror; empty: huggingface.co.", str, None, old=("HF_ENDPOINT",)
     )
-    hub_token: str | None = _setting("Token for the model hub.", _text, None, old=("HF_TOKEN",), secret=True)
+    hub_token: str | None = _setting("Token for the model hub.", str, None, old=("HF_TOKEN",), secret=True)
     log_level: str = _setting("How much to log: debug, info, warning or error.", _level, "warning", old=("LOG_LEVEL",))
 
     @property
@@ -196,7 +197,7 @@ def load(
     directory: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> LoadedSettings:
-    """Read the settings. `overrides` are parsed values that win over all else; None among them counts as not given.
+    """Read the settings. `overrides` win over all else, texts among them are parsed; None counts as not given.
 
     Raises `SettingInvalidError` for a value that makes no sense, naming where it stands, and for a file that cannot
     be read.
@@ -207,47 +208,54 @@ def load(
     toml_path, toml = _read_toml(environ.get(CONFIG_VARIABLE) or dotenv.get(CONFIG_VARIABLE), directory)
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
+    warnings = _unknown(environ, dotenv)
     for item in fields(Settings):
-        found = _find(item, environ, dotenv, toml, toml_path)
-        if found is None:
-            origins[item.name] = Origin("default")
-            continue
-        text, origin = found
-        values[item.name] = _parse(item, text, origin)
-        origins[item.name] = origin
-    settings = Settings(**values)
-    given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    origins.update({name: Origin("option") for name in given})
-    return LoadedSettings(replace(settings, **given), origins, tuple(_unknown(environ, dotenv)))
+        origins[item.name] = Origin("default")
+        for text, origin in _found(item, overrides or {}, environ, dotenv, toml, toml_path):
+            try:
+                values[item.name] = _parse(item, text, origin)
+            except SettingInvalidError as error:
+                if origin.detail not in item.metadata["old"]:
+                    raise
+                warnings.append(f"{error.message} It is passed over.")
+                continue
+            origins[item.name] = origin
+            break
+    return LoadedSettings(Settings(**values), origins, tuple(warnings))
 
 
-def _find(
+def _found(
     item: Field[Any],
+    overrides: Mapping[str, Any],
     environ: Mapping[str, str],
     dotenv: Mapping[str, str],
     toml: Mapping[str, Any],
     toml_path: Path | None,
-) -> tuple[str, Origin] | None:
-    names = (variable(item.name), *item.metadata["old"])
+) -> Iterator[tuple[str, Origin]]:
+    """The texts that were given for a setting, the strongest first."""
+    if overrides.get(item.name) is not None:
+        yield str(overrides[item.name]), Origin("option", "--" + item.name.replace("_", "-"))
     for kind, source in (("environment", environ), (".env", dotenv)):
-        for name in names:
-            if name in source:
-                return source[name].strip(), Origin(kind, name)
-    if item.name in toml:
-        value = toml[item.name]
-        return str(value).lower() if isinstance(value, bool) else str(value), Origin("file", str(toml_path))
-    return None
+        for name in (variable(item.name), *item.metadata["old"]):
+            if source.get(name, "").strip():
+                yield source[name].strip(), Origin(kind, name)
+    if str(toml.get(item.name, "")).strip():
+        yield str(toml[item.name]).strip(), Origin("file", str(toml_path))
 
 
 def _parse(item: Field[Any], text: str, origin: Origin) -> Any:
     try:
         return item.metadata["parse"](text)
     except ValueError as error:
-        shown = "its value" if item.metadata["secret"] else repr(text)
-        where = origin.detail if origin.kind == "environment" else f"{item.name} in {origin.kind} {origin.detail}"
+        shown = "a value that makes no sense" if item.metadata["secret"] else f"the value {text!r}"
+        where = {
+            "option": f"The option {origin.detail}",
+            "environment": f"The setting {origin.detail}",
+            "file": f"The setting {item.name} in {origin.detail}",
+        }.get(origin.kind, f"The setting {origin.detail} in {origin.kind}")
         reason = str(error)
         hint = reason[0].upper() + reason[1:]
-        raise SettingInvalidError(f"The setting {where} has the value {shown}.", f"{hint.rstrip('.')}.") from None
+        raise SettingInvalidError(f"{where} has {shown}.", f"{hint.rstrip('.')}.") from None
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
@@ -266,7 +274,7 @@ def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[st
         path = Path(named).expanduser()
         if not path.is_file():
             raise SettingInvalidError(
-                f"{CONFIG_VARIABLE} names {path}, which does not exist.", "Create it or unset the variable."
+                f"{CONFIG_VARIABLE} names {path}, which is no file.", "Create it or unset the variable."
             )
     else:
         user = Path(platformdirs.user_config_dir("stenograf", appauthor=False)) / "config.toml"

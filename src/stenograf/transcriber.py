@@ -58,6 +58,15 @@ class Transcriber:
         self._model = model
         self._engine = engine
         self._load_seconds = load_seconds
+        self.closed = False
+        """Whether `close` was called."""
+
+    def check(self, options: Options) -> list[TranscriptWarning]:
+        """Whether the model can do what is asked; gives warnings for what it passes over.
+
+        Raises `OptionInvalidError` and `LanguageUnknownError` before any work is done.
+        """
+        return _check(options, self._loaded.capabilities, self._model)
 
     @property
     def device(self) -> str:
@@ -82,7 +91,8 @@ class Transcriber:
     ) -> Transcript:
         """Read a recording.
 
-        `on_progress` and `on_chunk` are called after each chunk; `cancelled` is asked before each. `done` are the
+        `on_progress` and `on_chunk` are called after each chunk; `cancelled` is asked after them and after each block
+        of sound. `done` are the
         chunks of an earlier try with the same options, from the first on without a hole: they are taken as they are
         and not read again. `name` stands for the recording in messages.
 
@@ -95,7 +105,7 @@ class Transcriber:
         started = time.monotonic()
         options = options or Options()
         can = self._loaded.capabilities
-        notes = check(options, can, self._model)
+        notes = self.check(options)
         stop = cancelled or (lambda: False)
         results = list(done)
         timings = {"load": self._load_seconds}
@@ -113,7 +123,8 @@ class Transcriber:
             decided = replace(options, language=language)
             work = (replace(chunk, options=decided) for chunk in chunks)
             with closing(self._loaded.transcribe(work)) as read:
-                for result in read:
+                for bare in read:
+                    result = replace(bare, language_probability=probability)
                     results.append(result)
                     if on_chunk is not None:
                         on_chunk(result)
@@ -140,7 +151,8 @@ class Transcriber:
         )
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Give the model's memory back; the transcriber is not to be used after it."""
+        self.closed = True
         self._loaded.close()
 
     def _detect_language(self, chunks: Iterator[Chunk]) -> tuple[Iterator[Chunk], str | None, float | None]:
@@ -157,11 +169,7 @@ class Transcriber:
         return (again, None, None) if best is None else (again, best[1], best[0])
 
 
-def check(options: Options, can: Capabilities, model: str) -> list[TranscriptWarning]:
-    """Whether a model can do what is asked; gives warnings for what it passes over.
-
-    Raises `OptionInvalidError` and `LanguageUnknownError` before any work is done.
-    """
+def _check(options: Options, can: Capabilities, model: str) -> list[TranscriptWarning]:
     if options.task not in can.tasks:
         raise OptionInvalidError(
             f"The model {model} cannot translate.", "Choose a Whisper model that can, such as small or large-v3."
@@ -187,7 +195,7 @@ def _known_language(
     if can.languages is not None and len(can.languages) == 1:
         return next(iter(can.languages)), None
     # A retry keeps to the language that the first try found.
-    return next((result.language for result in done if result.language), None), None
+    return next(((r.language, r.language_probability) for r in done if r.language), (None, None))
 
 
 def _until_cancelled(blocks: Iterable[Samples], stop: Callable[[], bool]) -> Iterator[Samples]:

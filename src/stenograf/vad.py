@@ -131,6 +131,7 @@ class Chunker:
         self._regions: list[tuple[int, int]] = []  # closed regions of the chunk to come
         self._open: int | None = None  # start of the region that is going on
         self._silence: int | None = None  # where the silence began that may end it
+        self._is_rest = False  # whether the open region is what a cut left over
         self._emitted_to = 0
         self._index = 0
 
@@ -183,10 +184,10 @@ class Chunker:
 
     def _close_region(self, end: int) -> None:
         assert self._open is not None
-        # What is left of a region after a cut is kept however short it is.
-        if end - self._open >= MIN_SPEECH or (end > self._open and self._open == self._emitted_to):
+        if end - self._open >= MIN_SPEECH or (self._is_rest and end > self._open):
             self._regions.append((self._open, end))
         self._open = self._silence = None
+        self._is_rest = False
 
     def _overflows(self) -> bool:
         start = self._regions[0][0] if self._regions else self._open
@@ -212,7 +213,7 @@ class Chunker:
         end = max(start, self._emitted_to) + self._max
         quietest = self._quietest(start + self._max // 2, min(end - PADDING, self._position))
         if self._open is not None:
-            self._open = quietest
+            self._open, self._is_rest = quietest, True
             self._regions = [(start, quietest)]
         else:
             self._regions = [(start, quietest), (quietest, self._regions[0][1])]

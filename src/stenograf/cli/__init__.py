@@ -7,6 +7,7 @@ A command is one module here and one line in `COMMANDS`. The module is imported 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import NoReturn
 import click
 
 from stenograf._version import __version__
-from stenograf.errors import StenografError
+from stenograf.errors import StenografError, UsageError
 
 COMMANDS = {
     "transcribe": "Write down what is said in recordings.",
@@ -73,29 +74,31 @@ def main() -> NoReturn:
 
     0: done; 1: something failed; 2: used wrongly; 130: stopped by Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A file name that is no valid UTF-8, or a terminal that cannot show a letter, must not end the work.
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
+    asked: dict[str, bool] = {}
     try:
-        status = cli.main(standalone_mode=False)
+        _expect_working_directory()
+        status = cli.main(standalone_mode=False, obj=asked)
     except click.ClickException as error:
         error.show()
         status = error.exit_code
     except StenografError as error:
-        if _wants_tracebacks():
+        if asked.get("verbose"):
             traceback.print_exc()
         show_error(error)
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+        if not asked.get("told"):
+            click.echo("Stopped.", err=True)
         status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`stenograf ... | head`): nothing left to say, and no one to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from stenograf.cli.console import discard_output
+
+        discard_output()
         status = 1
     except Exception as error:
-        if _wants_tracebacks():
+        if asked.get("verbose"):
             raise
         click.echo(f"Error: something unexpected happened: {type(error).__name__}: {error}", err=True)
         click.echo("Hint: run it again with -v to see where, and please report it.", err=True)
@@ -103,8 +106,20 @@ def main() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _wants_tracebacks() -> bool:
-    return "-v" in sys.argv or "--verbose" in sys.argv
+def _expect_working_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:  # some libraries end the whole process without one
+        raise UsageError("The folder you are in does not exist any more.", "Change to another one.") from error
+
+
+def _prepare_streams() -> None:
+    """A name that is no valid UTF-8, or a terminal that cannot show a letter, must not end the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # what is written to a file is UTF-8, as the files we write are
 
 
 def show_error(error: StenografError) -> None:

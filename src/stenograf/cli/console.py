@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
-from stenograf.errors import StenografError
+from stenograf.errors import DiskFullError, OutputError, StenografError
 from stenograf.models import PullProgress
 from stenograf.transcriber import Progress as TranscriptionProgress
 from stenograf.transcript import Transcript
@@ -57,6 +61,12 @@ class Reporter:
         self.say(f"✓ {name}: {spoken}, {clock(transcript.duration)} in {seconds:.1f} s{speed}{written}")
         for warning in transcript.warnings:
             self.say(f"  ! {warning.message}", "yellow")
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show that something takes its time."""
+        with self.console.status(what) if self.live else contextlib.nullcontext():
+            yield
 
     @contextmanager
     def transcribing(self, name: str, position: str) -> Iterator[_Shown]:
@@ -146,23 +156,13 @@ class _Lines(_Shown):
 
 
 class _Download:
+    """A download's progress; nothing is shown unless there is one."""
+
     def __init__(self, reporter: Reporter, name: str) -> None:
         self._reporter = reporter
         self._name = name
         self._told = ("", 0)
         self._progress: Progress | None = None
-        if reporter.live:
-            self._progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=reporter.console,
-                transient=True,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(f"Downloading {name}", total=None)
 
     def update(self, progress: PullProgress) -> None:
         what = {
@@ -170,8 +170,9 @@ class _Download:
             "verifying": f"Verifying {self._name}",
             "downloading": f"Downloading {self._name}",
         }[progress.phase]
-        if self._progress is not None:
-            self._progress.update(self._task, description=what, total=progress.total or None, completed=progress.done)
+        if self._reporter.live:
+            bar = self._bar()
+            bar.update(bar.task_ids[0], description=what, total=progress.total or None, completed=progress.done)
             return
         tenth = 10 * progress.done // progress.total if progress.total else 0
         if (what, tenth) != self._told:
@@ -179,9 +180,42 @@ class _Download:
             amount = f": {size(progress.done)} of {size(progress.total)}" if progress.total else ""
             self._reporter.say(f"  {what}{amount}")
 
+    def _bar(self) -> Progress:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self._reporter.console,
+                transient=True,
+            )
+            self._progress.add_task(f"Downloading {self._name}", total=None)
+            self._progress.start()
+        return self._progress
+
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def discard_output() -> None:
+    """From now on what goes to stdout goes nowhere; else the interpreter would stumble over the rest at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Turn what the system says about standard output into our errors; a reader that went away is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        kind = DiskFullError if error.errno == errno.ENOSPC else OutputError
+        raise kind(f"The text cannot be printed: {error.strerror}.", "Give --output to write files.") from error
 
 
 def clock(seconds: float) -> str:

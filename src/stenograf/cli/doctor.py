@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -79,7 +80,7 @@ def _program() -> Finding:
     import av
 
     names = ("faster-whisper", "ctranslate2", "onnx-asr", "onnxruntime", "av")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
     ffmpeg = ".".join(str(part) for part in av.ffmpeg_version_info.split("-")[:1])
     return Finding(
         "program",
@@ -89,19 +90,29 @@ def _program() -> Finding:
     )
 
 
+def _version(package: str) -> str:
+    for name in (package, f"{package}-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "(not installed)"
+
+
 def _engines() -> Iterator[Finding]:
     for name in engines.ENGINES:
         try:
             devices = engines.engine(name).devices()
-        except (ImportError, StenografError) as error:
-            yield Finding(f"engine {name}", False, f"does not load ({error})", f"Run: pip install {name}")
+        except StenografError as error:
+            yield Finding(f"engine {name}", False, error.message, error.hint)
         else:
             yield Finding(f"engine {name}", True, f"runs on {', '.join(devices)}")
 
 
 def _device(settings: Settings) -> Finding:
     asked = settings.device
-    usable = engines.engine("faster-whisper").devices()
+    try:
+        usable = engines.engine("faster-whisper").devices()
+    except StenografError:
+        usable = ["cpu"]
     wanted = "cuda:0" if asked == "cuda" else asked
     if asked != "auto" and wanted not in usable:
         return Finding(

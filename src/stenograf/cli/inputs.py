@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from stenograf.audio import MEDIA_SUFFIXES
-from stenograf.errors import FileMissingError, NothingToDoError, OptionInvalidError
+from stenograf.errors import (
+    FileForbiddenError,
+    FileMissingError,
+    NothingToDoError,
+    OptionInvalidError,
+    StenografError,
+)
 from stenograf.formats import FORMATS
 from stenograf.output import file_name
+
+STANDARD_INPUT = Path("-")
+"""How standard input is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +33,28 @@ class Recording:
     """Where it is."""
     below: Path
     """Its path below the folder that was named; its bare name where it was named itself."""
-    name: str = ""
-    """How messages call it, where the path would mislead."""
+    problem: StenografError | None = None
+    """Why it cannot even be looked for, such as a folder that may not be read."""
+
+    @property
+    def is_standard_input(self) -> bool:
+        """Whether it comes in by a pipe."""
+        return self.path == STANDARD_INPUT
+
+    @property
+    def source(self) -> Path | BinaryIO:
+        """What to read."""
+        return sys.stdin.buffer if self.is_standard_input else self.path
 
     @property
     def home(self) -> Path:
-        """The folder where results go that have no other place: beside it, or here if it came by a pipe."""
-        return Path() if self.name else self.path.parent
+        """The folder where results go that have no other place."""
+        return self.path.parent
 
     @property
     def shown(self) -> str:
         """How messages call it."""
-        return self.name or str(self.path)
+        return "standard input" if self.is_standard_input else str(self.path)
 
 
 def collect(
@@ -51,7 +68,7 @@ def collect(
     """
     found: dict[Path, Recording] = {}
     for path in (*files, *folders):
-        if path.is_dir():
+        if is_folder(path):
             for item in _in_folder(path, recursive, output):
                 found.setdefault(_identity(item.path), item)
         elif path in folders:
@@ -70,62 +87,93 @@ def collect(
     return list(found.values())
 
 
+def standard_input() -> Recording:
+    """The recording that comes in by a pipe."""
+    if sys.stdin is None:
+        raise FileMissingError("There is no standard input.", "Name a recording instead of -.")
+    return Recording(STANDARD_INPUT, Path("stdin"))
+
+
 def targets(
     recordings: Sequence[Recording], formats: Sequence[str], output: Path | None
 ) -> dict[Recording, dict[str, Path]]:
     """Where each recording's results go: beside it, or below the folder `output`, or to the file `output`.
 
     Two recordings that would write the same file keep their suffix in the result's name (`a.ogg.srt`, `a.mp3.srt`).
+    Raises `OptionInvalidError` where two still would, or where a result would replace a recording.
     """
-    if output is not None and _is_file_name(output, formats):
+    if output is not None and not is_folder(output) and output_format(output) in formats:
         if len(recordings) > 1 or len(formats) > 1:
             raise OptionInvalidError(
                 f"--output {output} names one file, but there is more than one result to write.",
                 "Give a folder.",
             )
-        return {recordings[0]: {formats[0]: output}}
-    folders = {item: item.home if output is None else output / item.below.parent for item in recordings}
-    taken = Counter((folders[item], item.below.stem.casefold()) for item in recordings)
-    result = {}
-    for item in recordings:
-        alone = taken[folders[item], item.below.stem.casefold()] == 1
-        stem = item.below.stem if alone else item.below.name
-        result[item] = {name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats}
+        result = {recordings[0]: {formats[0]: output}}
+    else:
+        folders = {item: item.home if output is None else output / item.below.parent for item in recordings}
+        taken = Counter((folders[item], item.below.stem.casefold()) for item in recordings)
+        result = {}
+        for item in recordings:
+            alone = taken[folders[item], item.below.stem.casefold()] == 1
+            stem = item.below.stem if alone else item.below.name
+            result[item] = {name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats}
+    _expect_no_clash(result)
     return result
 
 
-@contextmanager
-def standard_input() -> Iterator[Recording]:
-    """The recording that comes in by stdin, kept in a temporary file while it is read: formats such as mp4 seek."""
-    with tempfile.NamedTemporaryFile(prefix="stenograf-", suffix=".media") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield Recording(Path(file.name), Path("stdin"), name="standard input")
+def _expect_no_clash(result: dict[Recording, dict[str, Path]]) -> None:
+    owners = {_folded(item.path): item for item in result}
+    for item, paths in result.items():
+        for path in paths.values():
+            other = owners.setdefault(_folded(path), item)
+            if other.path == path or _identity(other.path) == _identity(path):
+                raise OptionInvalidError(
+                    f"The result {path} would replace the recording {other.shown}.", "Give another folder to --output."
+                )
+            if other is not item:
+                raise OptionInvalidError(
+                    f"{other.shown} and {item.shown} would both be written to {path}.",
+                    "Transcribe them one after the other into different folders (--output).",
+                )
+
+
+def _folded(path: Path) -> str:
+    # Some file systems take a.txt and A.txt for one.
+    return str(_identity(path)).casefold()
 
 
 def output_format(output: Path | None) -> str | None:
-    """The format that the name of the output tells, if it is the name of a file."""
-    if output is None or output.is_dir():
+    """The format that the name of the output tells; None where it is a folder or tells none."""
+    if output is None or is_folder(output):
         return None
     suffix = output.suffix.lower()
     return next((name for name, item in FORMATS.items() if item.suffix == suffix), None)
 
 
-def _is_file_name(output: Path, formats: Iterable[str]) -> bool:
-    return not output.is_dir() and output.suffix.lower() in {FORMATS[name].suffix for name in formats}
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder that can be seen; what cannot even be asked for is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _in_folder(folder: Path, recursive: bool, output: Path | None) -> Iterator[Recording]:
     """Recordings in a folder. Hidden files and folders are passed over, links to folders are not followed."""
     skip = None if output is None else _identity(output)
-    for here, below, names in os.walk(folder):
+    problems: list[OSError] = []
+    for here, below, names in os.walk(folder, onerror=problems.append):
         below[:] = sorted(
             name for name in below if recursive and not name.startswith(".") and _identity(Path(here, name)) != skip
         )
         for name in sorted(names):
             path = Path(here, name)
-            if path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
+            if path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith(".") and path.is_file():
                 yield Recording(path, path.relative_to(folder))
+    for error in problems:
+        path = Path(error.filename)
+        problem = FileForbiddenError(f"The folder {path} cannot be read ({error.strerror}).", "It is passed over.")
+        yield Recording(path, Path(path.name), problem)
 
 
 def _identity(path: Path) -> Path:

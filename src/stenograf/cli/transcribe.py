@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ import click
 
 from stenograf import formats as writing
 from stenograf import output as saving
-from stenograf.cli.console import Reporter, size
-from stenograf.cli.inputs import Recording, collect, output_format, standard_input, targets
-from stenograf.errors import OptionInvalidError, OutputExistsError, StenografError
+from stenograf.audio import missing
+from stenograf.cli.console import Reporter, printing, size
+from stenograf.cli.inputs import STANDARD_INPUT, Recording, collect, output_format, standard_input, targets
+from stenograf.errors import OptionInvalidError, OutputError, OutputExistsError, StenografError, unexpected
 from stenograf.models import ModelFiles
+from stenograf.models.catalog import CatalogEntry
 from stenograf.options import Options
 from stenograf.runtime import Runtime
 from stenograf.settings import load
@@ -39,24 +42,39 @@ class _Request:
     force: bool
 
 
+class _Name(click.Path):
+    """The name of a file or folder; an empty one, as of a shell variable that is not set, is a mistake."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if str(value) == "":
+            self.fail("The name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+NAME = _Name(path_type=Path)
+
+OTHER_DOCUMENTS = frozenset({".ass", ".csv", ".doc", ".html", ".lrc", ".md", ".odt", ".pdf", ".rtf", ".sub", ".text"})
+"""Suffixes of an --output that is surely meant as a file, in a format that is not written here."""
+
+
 @click.command("transcribe")
-@click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), help="A recording; may be repeated."
-)
+@click.argument("recordings", nargs=-1, type=NAME)
+@click.option("-f", "--file", "files", multiple=True, type=NAME, help="A recording; may be repeated.")
 @click.option(
     "-d",
     "--dir",
     "folders",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=NAME,
     help="A folder of recordings; may be repeated.",
 )
 @click.option("--recursive", is_flag=True, help="Look into the folders below as well.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=NAME,
     help="Folder for the results, or the name of the one file to write.",
 )
 @click.option(
@@ -122,6 +140,10 @@ def command(
     The text goes to stdout, unless --format or -o says where to write it. A recording whose results are there
     already is passed over, so that the same command goes on where it was stopped.
     """
+    state = click.get_current_context().ensure_object(dict)
+    state["verbose"] = verbose
+    if model == "":
+        raise click.BadParameter("The name is empty.", param_hint="--model")
     reporter = Reporter(quiet=quiet, verbose=verbose)
     overrides = {"device": device, "compute_type": compute_type, "log_level": "debug" if verbose else None}
     loaded = load(overrides=overrides)
@@ -145,17 +167,25 @@ def command(
     if as_json and not (formats or output):
         chosen = ()
     request = _Request(options, chosen, bool(chosen) or output is not None, as_json, force)
-    with contextlib.ExitStack() as stack:
-        found = _recordings(recordings, files, folders, recursive, output, stack)
-        work = _Work(runtime, request, reporter, found, output)
-        work.prepare(model, ask=not non_interactive and sys.stdin.isatty() and reporter.live)
+    if not request.to_files and sys.stdout is None:
+        raise OutputError("There is no standard output to print to.", "Give --output.")
+    found = _recordings(recordings, files, folders, recursive, output)
+    work = _Work(runtime, request, reporter, found, output)
+    at_terminal = sys.stdin is not None and sys.stdin.isatty() and reporter.live
+    work.prepare(model, ask=at_terminal and not non_interactive)
+    try:
         return work.run()
+    except KeyboardInterrupt:
+        state["told"] = True
+        raise
 
 
 def _formats(named: Sequence[str], output: Path | None) -> tuple[str, ...]:
     """The formats to write: those named, else the one that the output's name tells, else txt where there is one."""
-    wanted = [writing.check(part) for text in named for part in text.split(",") if part.strip()]
+    wanted = [writing.check(part) for text in named for part in text.split(",")]
     told = output_format(output)
+    if output is not None and output.suffix.lower() in OTHER_DOCUMENTS and not output.exists():
+        writing.check(output.suffix)
     if not wanted and output is not None:
         wanted = [told or "txt"]
     elif told is not None and wanted != [told]:
@@ -172,14 +202,13 @@ def _recordings(
     folders: Sequence[Path],
     recursive: bool,
     output: Path | None,
-    stack: contextlib.ExitStack,
 ) -> list[Recording]:
     if not (recordings or files or folders):
         raise click.UsageError("Name a recording or a folder, such as: stenograf transcribe meeting.m4a")
-    if Path("-") in (*recordings, *files):
+    if STANDARD_INPUT in (*recordings, *files):
         if len(recordings) + len(files) + len(folders) > 1:
             raise click.UsageError("- (standard input) stands alone, without other recordings.")
-        return [stack.enter_context(standard_input())]
+        return [standard_input()]
     return collect([*recordings, *files], folders, recursive=recursive, output=output)
 
 
@@ -199,17 +228,24 @@ class _Work:
         self._reporter = reporter
         self._recordings = recordings
         self._targets = targets(recordings, request.formats, output) if request.to_files else {}
-        self._files: ModelFiles | None = None
+        self._closed: dict[Path, OutputError] = {}
         self._transcriber: Transcriber | None = None
         self._done = self._failed = self._skipped = 0
-        self._exit_code = 0
 
     def prepare(self, model: str | None, *, ask: bool) -> None:
-        """Find out what can be found out before the work: the places to write, the model."""
-        for folder in dict.fromkeys(path.parent for paths in self._targets.values() for path in paths.values()):
-            saving.check_writable(folder)
-        if any(self._wanted(item) for item in self._recordings) or not self._request.to_files:
-            self._files = _model(self._runtime, model, self._reporter, ask=ask)
+        """Find out what can be found out before the work: the model, its options, the places to write.
+
+        What holds for all recordings is raised; what keeps some of them from being written waits for their turn.
+        """
+        wanted = [item for item in self._recordings if self._is_wanted(item)]
+        if not wanted:
+            return
+        self._check_folders(wanted)
+        files = _model(self._runtime, model, self._reporter, ask=ask)
+        with self._reporter.waiting(f"Loading {files.name}"):
+            self._transcriber = self._runtime.transcriber(files)
+        self._reporter.say(f"Model {files.name} on {self._transcriber.device}, {self._transcriber.compute_type}")
+        self._transcriber.check(self._request.options)
 
     def run(self) -> int:
         """Transcribe; gives the exit status."""
@@ -219,68 +255,80 @@ class _Work:
                 try:
                     self._one(item, position)
                 except StenografError as error:
-                    self._failed += 1
-                    self._exit_code = max(self._exit_code, 1)
                     self._report_failure(item, error)
+                except BrokenPipeError:
+                    raise
+                except Exception as error:  # a fault of ours with one file must not cost the others
+                    self._report_failure(item, unexpected(item.shown, error))
         except KeyboardInterrupt:
-            self._reporter.say(
-                f"Stopped. {self._done} finished and kept" + (
-                    "; the same command goes on from there." if self._request.to_files else "."
-                )
-            )  # fmt: skip
+            goes_on = "; the same command goes on from there." if self._request.to_files else "."
+            self._reporter.say(f"Stopped. {self._done} finished and kept{goes_on}")
             raise
         finally:
             if self._transcriber is not None:
                 self._transcriber.close()
         if len(self._recordings) > 1:
             self._reporter.say(f"{self._done} done, {self._failed} failed, {self._skipped} there already")
-        return self._exit_code
+        return int(self._failed > 0)
+
+    def _check_folders(self, wanted: list[Recording]) -> None:
+        """Try now whether results can be written: better than after an hour's work."""
+        folders = dict.fromkeys(path.parent for item in wanted for path in self._wanted(item).values())
+        for folder in folders:
+            try:
+                saving.check_writable(folder)
+            except OutputError as error:
+                self._closed[folder] = error
+        if folders and len(self._closed) == len(folders):
+            raise next(iter(self._closed.values()))
 
     def _one(self, item: Recording, position: str) -> None:
+        if item.problem is not None:
+            raise item.problem
+        if not _is_there(item):
+            raise missing(item.shown)
         wanted = self._wanted(item)
         if self._request.to_files and not wanted:
             self._skipped += 1
             there = ", ".join(str(path) for path in self._targets[item].values())
             self._reporter.say(f"- {item.shown}: {there} exists already; --force writes it again")
             return
-        transcriber = self._load()
+        for path in wanted.values():
+            if path.parent in self._closed:
+                raise self._closed[path.parent]
+        assert self._transcriber is not None
         with self._reporter.transcribing(item.shown, position) as shown:
-            transcript = transcriber.transcribe(
-                item.path, self._request.options, on_progress=shown.update, name=item.shown
+            transcript = self._transcriber.transcribe(
+                item.source, self._request.options, on_progress=shown.update, name=item.shown
             )
+        written = []
         for name, path in wanted.items():
-            try:
-                saving.save(transcript, path, name, overwrite=self._request.force)
-            except OutputExistsError:
-                continue  # came into being meanwhile: whoever wrote it, it is not ours to overwrite
-        self._done += 1
+            # Whoever wrote it meanwhile: without --force it is not ours to overwrite.
+            with contextlib.suppress(OutputExistsError):
+                written.append(saving.save(transcript, path, name, overwrite=self._request.force))
         self._print(item, transcript)
-        written = f" -> {', '.join(str(path) for path in wanted.values())}" if wanted else ""
-        self._reporter.finished(position + item.shown, transcript, written)
+        self._done += 1
+        where = f" -> {', '.join(str(path) for path in written)}" if written else ""
+        self._reporter.finished(position + item.shown, transcript, where)
+
+    def _is_wanted(self, item: Recording) -> bool:
+        """Whether there is anything to do for a recording that could be read."""
+        if item.problem is not None or not _is_there(item):
+            return False
+        return not self._request.to_files or bool(self._wanted(item))
 
     def _wanted(self, item: Recording) -> dict[str, Path]:
         """The results that are still to be written."""
         paths = self._targets.get(item, {})
         if self._request.force:
             return paths
-        return {name: path for name, path in paths.items() if not path.exists()}
-
-    def _load(self) -> Transcriber:
-        # At the first recording and not before: where all is done already, nothing is loaded.
-        if self._transcriber is None:
-            assert self._files is not None
-            with (
-                self._reporter.console.status(f"Loading {self._files.name}")
-                if self._reporter.live
-                else (contextlib.nullcontext())
-            ):
-                self._transcriber = self._runtime.transcriber(self._files)
-            self._reporter.say(
-                f"Model {self._files.name} on {self._transcriber.device}, {self._transcriber.compute_type}"
-            )
-        return self._transcriber
+        return {name: path for name, path in paths.items() if not os.path.lexists(path)}
 
     def _print(self, item: Recording, transcript: Transcript) -> None:
+        with printing():
+            self._print_text(item, transcript)
+
+    def _print_text(self, item: Recording, transcript: Transcript) -> None:
         if self._request.as_json:
             line = {"file": item.shown, **transcript.to_dict()}
             click.echo(json.dumps(line, ensure_ascii=False))
@@ -292,30 +340,35 @@ class _Work:
                 click.echo()
 
     def _report_failure(self, item: Recording, error: StenografError) -> None:
+        self._failed += 1
         if self._request.as_json:
             fault = {"code": error.code, "message": error.message, "hint": error.hint}
             click.echo(json.dumps({"file": item.shown, "error": fault}, ensure_ascii=False))
         self._reporter.fail(error)
 
 
+def _is_there(item: Recording) -> bool:
+    # A name that is too long, or in a folder that may not be entered, is told by the attempt to open it.
+    try:
+        item.path.lstat()
+    except FileNotFoundError:
+        return item.is_standard_input
+    except OSError:
+        return True
+    return True
+
+
 def _model(runtime: Runtime, name: str | None, reporter: Reporter, *, ask: bool) -> ModelFiles:
     """The model's files, downloaded with a bar where they lack; a person is asked first where it is much."""
-    from stenograf.errors import ModelNotInstalledError
-    from stenograf.models import catalog
 
-    wanted = name or runtime.settings.default_model
-    try:
-        return runtime.store.resolve(wanted, allow_path=True)
-    except ModelNotInstalledError:
-        if runtime.settings.offline:
-            raise
-    entry = catalog.find(wanted)
-    if ask and entry is not None and entry.size > BIG_DOWNLOAD:
-        question = f"The model {entry.name} is not here yet. Download it ({size(entry.size)})?"
-        click.confirm(question, default=True, abort=True, err=True)
-    reporter.say(f"Downloading the model {wanted} to {runtime.store.models_dir}")
-    with reporter.pulling(wanted) as download:
-        return runtime.store.pull(wanted, download.update)
+    def before_pull(entry: CatalogEntry) -> None:
+        if ask and entry.size > BIG_DOWNLOAD:
+            question = f"The model {entry.name} is not here yet. Download it ({size(entry.size)})?"
+            click.confirm(question, default=True, abort=True, err=True)
+        reporter.say(f"Downloading the model {entry.name} to {runtime.store.models_dir}")
+
+    with reporter.pulling(name or runtime.settings.default_model) as download:
+        return runtime.model_files(name, on_pull=download.update, before_pull=before_pull)
 
 
 def _quieten_libraries() -> None:

@@ -43,8 +43,19 @@ REMEMBERED_ENCODINGS = 4
 """How many recordings may be between the detection of their language and their first chunk; a few MB each."""
 
 
+def parallelism(cores: int) -> tuple[int, int]:
+    """How many chunks to read at once on a CPU, and with how many threads each.
+
+    Twice as many threads as cores: a chunk alone still has up to four cores, as many as decoding can use, and chunks
+    side by side leave no core idle. `benchmarks/threads.py` has the figures.
+    """
+    threads = min(cores, 4)
+    return max(1, 2 * cores // threads) if cores > 1 else 1, threads
+
+
 def devices() -> list[str]:
     """The devices that CTranslate2 can really use here, best first."""
+    _import()
     return [*_cuda_devices()[0], "cpu"]
 
 
@@ -55,16 +66,14 @@ def load(path: Path, *, device: str, compute_type: str, variant: str | None = No
     gpus, why_not = _cuda_devices()
     chosen = choose_device(device, [*gpus, "cpu"], why_not=why_not)
     kind, _, index = chosen.partition(":")
-    cores = threads or os.cpu_count() or 1
-    # On a CPU, chunks side by side with a core each outrun one chunk on all cores; on a GPU one worker fills it.
-    workers = cores if kind == "cpu" else 1
+    workers, threads_each = parallelism(threads or os.cpu_count() or 1) if kind == "cpu" else (1, 0)
     try:
         model = _model_class()(
             str(path),
             device=kind,
             device_index=int(index or 0),
             compute_type=_compute_type(kind, compute_type),
-            cpu_threads=max(1, cores // workers),
+            cpu_threads=threads_each,
             num_workers=workers,
             local_files_only=True,
         )

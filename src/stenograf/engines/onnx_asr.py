@@ -9,6 +9,8 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stenograf.audio import SAMPLE_RATE
 from stenograf.chunk import Chunk, ChunkResult
 from stenograf.engines import Capabilities, choose_device, cuda, missing
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MAX_CHUNK_SECONDS = 20.0
 """Longer input fails in some exports (GigaAM was trained on 25 s at most)."""
+
+MIN_SAMPLES = SAMPLE_RATE // 10
+"""What is shorter is filled up with silence."""
 
 FRAME_SECONDS = 0.04
 """Step of the token times of GigaAM and FastConformer models: a token lasts at least as long."""
@@ -54,6 +59,7 @@ _LANGUAGES: dict[str, frozenset[str]] = {
 
 def devices() -> list[str]:
     """The devices that ONNX Runtime offers here, best first."""
+    _import()
     return [*_cuda_devices()[0], "cpu"]
 
 
@@ -64,11 +70,10 @@ def load(
 
     `variant` is the name or type by which onnx-asr knows the model, such as `gigaam-v3-ctc`.
     """
-    try:
-        import onnx_asr
-        import onnxruntime
-    except ImportError as error:
-        raise missing("onnx-asr", "onnx-asr") from error
+    _import()
+    import onnx_asr
+    import onnxruntime
+
     gpus, why_not = _cuda_devices()
     chosen = choose_device(device, [*gpus, "cpu"], why_not=why_not)
     quantization = _quantization(path, compute_type)
@@ -122,8 +127,10 @@ class LoadedOnnxModel:
     def _transcribe_chunk(self, chunk: Chunk) -> ChunkResult:
         if self._adapter is None:
             raise EngineFailedError("The model has been closed.", "Load it again.")
+        # Less than a window of the features breaks some models.
+        audio = np.pad(chunk.audio, (0, max(0, MIN_SAMPLES - len(chunk.audio))))
         with _errors():
-            result = self._adapter.recognize(chunk.audio, sample_rate=SAMPLE_RATE, language=chunk.options.language)
+            result = self._adapter.recognize(audio, sample_rate=SAMPLE_RATE, language=chunk.options.language)
         words = _words(result.tokens or [], result.timestamps or [], result.logprobs, chunk)
         segments = tuple(_segments(words, keep_words=chunk.options.word_timestamps))
         language = chunk.options.language
@@ -194,6 +201,14 @@ def _quantization(path: Path, compute_type: str) -> str | None:
     if compute_type == "auto" and files and all("int8" in name for name in files):
         return "int8"
     return None
+
+
+def _import() -> None:
+    try:
+        import onnx_asr  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise missing("onnx-asr", "onnx-asr") from error
 
 
 def _cuda_devices() -> tuple[list[str], str]:
