@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--model", default="whisper-test", help="folder in tests/models, or a path")
     parser.add_argument("--word-timestamps", action="store_true")
     arguments = parser.parse_args()
-    sample = next(iter(sorted((ROOT / "tests" / "audio").glob("long-ru*.ogg"))))
+    sample = next(iter(sorted((ROOT / "tests" / "audio").glob("ru-long.ogg"))))
     runtime = Runtime(Settings(models_dir=ROOT / "tests" / "models", offline=True))
     transcriber = runtime.transcriber(arguments.model)
     options = Options(language="ru", beam_size=1, word_timestamps=arguments.word_timestamps)

@@ -17,6 +17,7 @@ import pytest
 import media
 from stenograf import errors
 from stenograf.audio import BLOCK_SECONDS, SAMPLE_RATE, AudioReader, Source
+from stenograf.resampling import Resampler
 
 
 def read(source: Source, trim: float | None = None) -> tuple[npt.NDArray[np.float32], AudioReader]:
@@ -212,9 +213,17 @@ def test_any_number_of_channels(tmp_path: Path, channels: int) -> None:
     assert 0.3 < np.max(np.abs(samples)) <= 1
 
 
-def test_a_rate_that_cannot_be(tmp_path: Path) -> None:
+def test_more_channels_than_can_be_reached_are_refused() -> None:
+    frame = av.AudioFrame(format="fltp", layout="22.2", samples=1024)  # reading its planes would end the process
+    frame.sample_rate = SAMPLE_RATE
+    with pytest.raises(ValueError, match="24 channels"):
+        list(Resampler(frame).resample(frame))
+
+
+@pytest.mark.parametrize("rate", [1, 7, 2147483647])
+def test_a_rate_that_cannot_be(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "rate.wav"
-    path.write_bytes(wav(1, 2147483647, (media.tone(0.5) * 32767).astype(np.int16)))
+    path.write_bytes(wav(1, rate, (media.tone(0.5) * 32767).astype(np.int16)))
     fails(path, errors.InputError)
 
 

@@ -242,7 +242,7 @@ class AudioReader:
         start = (self._container.start_time or 0) / av.time_base
         fed = 0.0  # seconds of sound given on, holes included
         for frame in self._frames():
-            if frame.samples == 0 or frame.sample_rate <= 0:
+            if frame.samples == 0:
                 continue
             hole = 0.0 if frame.time is None else frame.time - start - fed
             if HOLE_SECONDS < hole < LONGEST_HOLE_SECONDS:
@@ -251,12 +251,12 @@ class AudioReader:
                     resampler = None
                 yield from _silence(round(hole * SAMPLE_RATE))
                 fed += hole
-            if resampler is None or not resampler.fits(frame):  # some streams change their rate or channels on the way
-                if resampler is not None:
-                    yield from resampler.rest()
-                resampler = Resampler(frame)
-            fed += frame.samples / frame.sample_rate
             try:
+                if resampler is None or not resampler.fits(frame):  # some streams change their shape on the way
+                    if resampler is not None:
+                        yield from resampler.rest()
+                    resampler = Resampler(frame)
+                fed += frame.samples / frame.sample_rate
                 yield from resampler.resample(frame)
             except BROKEN:
                 self._damaged += 1

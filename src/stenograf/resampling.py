@@ -21,6 +21,9 @@ SAMPLE_RATE = 16_000
 BROKEN = (FFmpegError, OSError, ValueError, IndexError, MemoryError)
 """What PyAV raises at damaged files: FFmpeg's own errors, and others where a header holds nonsense."""
 
+RATES = (1_000, 1_600_000)
+"""Hertz: the slowest and the fastest that is taken for a recording."""
+
 MIXED_BY_FFMPEG = 8
 """FFmpeg's resampler mixes the layouts that have a name, up to so many channels."""
 
@@ -33,6 +36,9 @@ class Resampler:
     """
 
     def __init__(self, frame: AudioFrame) -> None:
+        """Raises ValueError for a rate at which nobody records: at 1 Hz a kilobyte would be a quarter of an hour."""
+        if not RATES[0] <= frame.sample_rate <= RATES[1]:
+            raise ValueError(f"a sample rate of {frame.sample_rate} Hz cannot be")
         self._shape = self._shape_of(frame)
         # More channels, or such without a name, are mixed here.
         self._mixes = frame.layout.nb_channels > MIXED_BY_FFMPEG or not frame.layout.name[0].isalnum()
@@ -66,6 +72,9 @@ class Resampler:
 def _mixed(frame: AudioFrame) -> AudioFrame:
     """A frame of any number of channels as their mean."""
     channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels > MIXED_BY_FFMPEG:
+        # PyAV reaches eight planes; what it takes for the ninth is no memory of ours.
+        raise ValueError(f"{channels} channels in planes of their own cannot be read")
     samples: npt.NDArray[Any] = frame.to_ndarray()
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if samples.dtype.kind in "iu":
