@@ -17,7 +17,7 @@ import pytest
 import media
 from stenograf import errors
 from stenograf.audio import BLOCK_SECONDS, SAMPLE_RATE, AudioReader, Source
-from stenograf.resampling import Resampler
+from stenograf.resampling import is_sound
 
 
 def read(source: Source, trim: float | None = None) -> tuple[npt.NDArray[np.float32], AudioReader]:
@@ -216,8 +216,7 @@ def test_any_number_of_channels(tmp_path: Path, channels: int) -> None:
 def test_more_channels_than_can_be_reached_are_refused() -> None:
     frame = av.AudioFrame(format="fltp", layout="22.2", samples=1024)  # reading its planes would end the process
     frame.sample_rate = SAMPLE_RATE
-    with pytest.raises(ValueError, match="24 channels"):
-        list(Resampler(frame).resample(frame))
+    assert not is_sound(frame)
 
 
 @pytest.mark.parametrize("rate", [1, 7, 2147483647])

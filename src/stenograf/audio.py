@@ -32,7 +32,7 @@ from stenograf.errors import (
     NoAudioError,
     NotMediaError,
 )
-from stenograf.resampling import BROKEN, Resampler
+from stenograf.resampling import BROKEN, Resampler, is_sound
 from stenograf.resampling import SAMPLE_RATE as SAMPLE_RATE
 from stenograf.resampling import Samples as Samples
 from stenograf.transcript import TranscriptWarning
@@ -242,6 +242,9 @@ class AudioReader:
         start = (self._container.start_time or 0) / av.time_base
         fed = 0.0  # seconds of sound given on, holes included
         for frame in self._frames():
+            if not is_sound(frame):
+                self._damaged += 1
+                continue
             if frame.samples == 0:
                 continue
             hole = 0.0 if frame.time is None else frame.time - start - fed

@@ -22,10 +22,19 @@ BROKEN = (FFmpegError, OSError, ValueError, IndexError, MemoryError)
 """What PyAV raises at damaged files: FFmpeg's own errors, and others where a header holds nonsense."""
 
 RATES = (1_000, 1_600_000)
-"""Hertz: the slowest and the fastest that is taken for a recording."""
+"""Hertz: the slowest and fastest that is taken for a recording. At 1 Hz a kilobyte would be a quarter of an hour."""
 
 MIXED_BY_FFMPEG = 8
 """FFmpeg's resampler mixes the layouts that have a name, up to so many channels."""
+
+
+def is_sound(frame: AudioFrame) -> bool:
+    """Whether a frame can be what someone recorded, and can be reached.
+
+    PyAV reaches eight planes; what it takes for the ninth is no memory of ours, and reading it ends the process.
+    """
+    reachable = not frame.format.is_planar or frame.layout.nb_channels <= MIXED_BY_FFMPEG
+    return reachable and RATES[0] <= frame.sample_rate <= RATES[1]
 
 
 class Resampler:
@@ -36,9 +45,6 @@ class Resampler:
     """
 
     def __init__(self, frame: AudioFrame) -> None:
-        """Raises ValueError for a rate at which nobody records: at 1 Hz a kilobyte would be a quarter of an hour."""
-        if not RATES[0] <= frame.sample_rate <= RATES[1]:
-            raise ValueError(f"a sample rate of {frame.sample_rate} Hz cannot be")
         self._shape = self._shape_of(frame)
         # More channels, or such without a name, are mixed here.
         self._mixes = frame.layout.nb_channels > MIXED_BY_FFMPEG or not frame.layout.name[0].isalnum()
@@ -72,9 +78,6 @@ class Resampler:
 def _mixed(frame: AudioFrame) -> AudioFrame:
     """A frame of any number of channels as their mean."""
     channels = frame.layout.nb_channels
-    if frame.format.is_planar and channels > MIXED_BY_FFMPEG:
-        # PyAV reaches eight planes; what it takes for the ninth is no memory of ours.
-        raise ValueError(f"{channels} channels in planes of their own cannot be read")
     samples: npt.NDArray[Any] = frame.to_ndarray()
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if samples.dtype.kind in "iu":
