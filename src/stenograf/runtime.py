@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from stenograf.engines import engine
+from stenograf.engines import Capabilities, engine
 from stenograf.errors import ModelNotInstalledError
 from stenograf.models import ModelFiles, ModelStore, PullProgress, catalog
 from stenograf.models.catalog import CatalogEntry
@@ -73,7 +74,13 @@ class Runtime:
             variant=files.onnx_type,
             threads=self.settings.threads,
         )
-        return Transcriber(loaded, model=files.name, engine=files.engine, load_seconds=time.monotonic() - started)
+        return Transcriber(
+            loaded,
+            model=files.name,
+            engine=files.engine,
+            capabilities=_known(loaded.capabilities, files.entry),
+            load_seconds=time.monotonic() - started,
+        )
 
     @staticmethod
     def _compute_type(asked: str, files: ModelFiles) -> str:
@@ -98,3 +105,15 @@ class Runtime:
             trim=settings.default_trim if trim is None else trim,
             **others,  # type: ignore[arg-type]
         )
+
+
+def _known(can: Capabilities, entry: CatalogEntry | None) -> Capabilities:
+    """What a model can do, by its weights and by the catalog: turbo's weights do not tell that it cannot translate."""
+    if entry is None:
+        return can
+    languages = frozenset(entry.languages)
+    return replace(
+        can,
+        tasks=can.tasks & frozenset(entry.tasks),
+        languages=languages if can.languages is None else can.languages & languages,
+    )

@@ -52,9 +52,21 @@ OnProgress = Callable[[Progress], None]
 class Transcriber:
     """Transcribes recordings with one loaded model; safe to be used by several threads."""
 
-    def __init__(self, loaded: LoadedModel, *, model: str, engine: str, load_seconds: float = 0.0) -> None:
-        """`model` and `engine` are the names that the transcripts will carry."""
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        model: str,
+        engine: str,
+        capabilities: Capabilities | None = None,
+        load_seconds: float = 0.0,
+    ) -> None:
+        """`model` and `engine` are the names that the transcripts will carry.
+
+        `capabilities` stand in for the loaded model's own, where more is known of it than its weights tell.
+        """
         self._loaded = loaded
+        self._can = capabilities or loaded.capabilities
         self._model = model
         self._engine = engine
         self._load_seconds = load_seconds
@@ -66,7 +78,7 @@ class Transcriber:
 
         Raises `OptionInvalidError` and `LanguageUnknownError` before any work is done.
         """
-        return _check(options, self._loaded.capabilities, self._model)
+        return _check(options, self._can, self._model)
 
     @property
     def device(self) -> str:
@@ -104,7 +116,7 @@ class Transcriber:
         """
         started = time.monotonic()
         options = options or Options()
-        can = self._loaded.capabilities
+        can = self._can
         notes = self.check(options)
         stop = cancelled or (lambda: False)
         results = list(done)
