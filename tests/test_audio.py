@@ -118,6 +118,20 @@ def test_names_of_every_kind(tmp_path: Path, name: str) -> None:
     assert len(samples) == pytest.approx(SAMPLE_RATE, abs=200)
 
 
+def test_a_title_in_an_old_encoding(tmp_path: Path) -> None:
+    title = "Запись".encode("cp1251")
+    tag = b"TIT2" + struct.pack(">I", len(title) + 1) + b"\x00\x00\x00" + title
+    whole = media.write(tmp_path / "t.mp3", media.tone(1.0)).read_bytes()
+    path = tmp_path / "tagged.mp3"
+    path.write_bytes(b"ID3\x03\x00\x00" + bytes([0, 0, 0, len(tag)]) + tag + whole)
+    assert len(read(path)[0]) > 0.9 * SAMPLE_RATE
+    wav_title = wav(1, SAMPLE_RATE, (media.tone(1.0) * 32767).astype(np.int16))
+    info = b"INFOINAM" + struct.pack("<I", len(title)) + title
+    path = tmp_path / "tagged.wav"
+    path.write_bytes(wav_title + b"LIST" + struct.pack("<I", len(info)) + info)
+    assert len(read(path)[0]) == SAMPLE_RATE
+
+
 # The recording's clock
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import av
 import numpy as np
@@ -68,6 +68,9 @@ _LENGTH_COUNTS_FROM_ZERO = {"matroska,webm", "asf"}
 
 # Demuxers that open other files or addresses named inside the file: never for a recording that a stranger sent.
 _NO_OTHER_FILES = {"protocol_whitelist": "none"}
+
+# Titles in any encoding: PyAV takes them from version 19 on, before it that had to be asked for.
+_ANY_TITLES: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 _DAMAGE_LIMIT = 100_000
 
@@ -187,7 +190,7 @@ class AudioReader:
 
     def _open_container(self, file: BinaryIO) -> InputContainer:
         try:
-            return av.open(file, mode="r", metadata_errors="replace", options=dict(_NO_OTHER_FILES))
+            return av.open(file, mode="r", options=dict(_NO_OTHER_FILES), **_ANY_TITLES)
         except BROKEN as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise NotMediaError(
