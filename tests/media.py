@@ -20,7 +20,6 @@ KINDS: dict[str, tuple[str, str, int]] = {
     ".flac": ("flac", "s16", 44_100),
     ".webm": ("libopus", "flt", 48_000),
     ".wma": ("wmav2", "fltp", 44_100),
-    ".amr": ("libopencore_amrnb", "s16", 8_000),
     ".mp4": ("aac", "fltp", 48_000),
     ".mkv": ("libopus", "flt", 48_000),
     ".mov": ("aac", "fltp", 48_000),

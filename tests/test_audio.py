@@ -42,6 +42,14 @@ def test_every_format_gives_the_same_sound(tmp_path: Path, suffix: str) -> None:
     assert reader.warnings == []
 
 
+def test_amr_as_old_telephones_record_it() -> None:
+    # Not every PyAV brings an encoder for it, so this one was made once: `media.tone(3.0)` by libopencore_amrnb.
+    samples, reader = read(Path(__file__).parent / "audio" / "tone.amr")
+    assert len(samples) == pytest.approx(3 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+    assert loudest_hertz(samples[SAMPLE_RATE : 2 * SAMPLE_RATE]) == pytest.approx(440, abs=3)
+    assert reader.warnings == []
+
+
 @pytest.mark.parametrize(("codec", "sample_format"), media.WAV_CODECS.items())
 def test_wav_in_every_depth(tmp_path: Path, codec: str, sample_format: str) -> None:
     path = media.write(tmp_path / "tone.wav", media.tone(1.0), codec=codec, sample_format=sample_format)

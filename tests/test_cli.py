@@ -416,6 +416,25 @@ def test_ctrl_c_keeps_what_is_finished(environment: dict[str, str], work: Path) 
     assert not [name for name in os.listdir(work) if name.endswith(".tmp")]
 
 
+def test_a_ctrl_c_that_native_code_swallows_is_not_lost(run_python: Callable[[str], str]) -> None:
+    code = """
+import os, signal
+from stenograf.cli.interrupts import Interrupts
+with Interrupts() as interrupts:
+    interrupts.check()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)  # where it lands, someone catches it and goes on
+    except KeyboardInterrupt:
+        pass
+    try:
+        interrupts.check()
+    except KeyboardInterrupt:
+        print("not lost")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    assert run_python(code) == "not lost"
+
+
 # On a terminal
 
 

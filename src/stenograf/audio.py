@@ -190,13 +190,14 @@ class AudioReader:
 
     def _open_container(self, file: BinaryIO) -> InputContainer:
         try:
-            return av.open(file, mode="r", options=dict(_NO_OTHER_FILES), **_ANY_TITLES)
+            container: InputContainer = av.open(file, mode="r", options=dict(_NO_OTHER_FILES), **_ANY_TITLES)
         except BROKEN as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise NotMediaError(
                 f"{self.name} cannot be read as audio or video ({reason}).",
                 "Check that it is a recording and plays; if it was cut off on its way, copy it again.",
             ) from error
+        return container
 
     def _audio_stream(self) -> av.AudioStream:
         stream = self._container.streams.best("audio")

@@ -18,7 +18,15 @@ from stenograf import output as saving
 from stenograf.audio import missing
 from stenograf.cli.console import Reporter, printing, size
 from stenograf.cli.inputs import STANDARD_INPUT, Recording, collect, output_format, standard_input, targets
-from stenograf.errors import OptionInvalidError, OutputError, OutputExistsError, StenografError, unexpected
+from stenograf.cli.interrupts import Interrupts
+from stenograf.errors import (
+    CancelledError,
+    OptionInvalidError,
+    OutputError,
+    OutputExistsError,
+    StenografError,
+    unexpected,
+)
 from stenograf.models import ModelFiles
 from stenograf.models.catalog import CatalogEntry
 from stenograf.options import Options
@@ -170,11 +178,13 @@ def command(
     if not request.to_files and sys.stdout is None:
         raise OutputError("There is no standard output to print to.", "Give --output.")
     found = _recordings(recordings, files, folders, recursive, output)
-    work = _Work(runtime, request, reporter, found, output)
+    interrupts = Interrupts()
+    work = _Work(runtime, request, reporter, found, output, interrupts)
     at_terminal = sys.stdin is not None and sys.stdin.isatty() and reporter.live
     work.prepare(model, ask=at_terminal and not non_interactive)
     try:
-        return work.run()
+        with interrupts:
+            return work.run()
     except KeyboardInterrupt:
         state["told"] = True
         raise
@@ -222,7 +232,9 @@ class _Work:
         reporter: Reporter,
         recordings: list[Recording],
         output: Path | None,
+        interrupts: Interrupts,
     ) -> None:
+        self._interrupts = interrupts
         self._runtime = runtime
         self._request = request
         self._reporter = reporter
@@ -251,9 +263,12 @@ class _Work:
         """Transcribe; gives the exit status."""
         try:
             for number, item in enumerate(self._recordings, 1):
+                self._interrupts.check()
                 position = f"[{number}/{len(self._recordings)}] " if len(self._recordings) > 1 else ""
                 try:
                     self._one(item, position)
+                except CancelledError:
+                    raise KeyboardInterrupt from None
                 except StenografError as error:
                     self._report_failure(item, error)
                 except BrokenPipeError:
@@ -299,7 +314,11 @@ class _Work:
         assert self._transcriber is not None
         with self._reporter.transcribing(item.shown, position) as shown:
             transcript = self._transcriber.transcribe(
-                item.source, self._request.options, on_progress=shown.update, name=item.shown
+                item.source,
+                self._request.options,
+                on_progress=shown.update,
+                cancelled=lambda: self._interrupts.pressed,
+                name=item.shown,
             )
         written = []
         for name, path in wanted.items():
