@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import threading
 import tracemalloc
@@ -179,6 +180,17 @@ def test_a_corrupt_tail_gives_what_was_readable_and_a_warning(tmp_path: Path) ->
         assert len(samples) > 2 * SAMPLE_RATE, suffix
         assert loudest_hertz(samples[:SAMPLE_RATE]) == pytest.approx(440, abs=2), suffix
         assert {warning.code for warning in reader.warnings} & {"audio_damaged", "audio_truncated"}, suffix
+
+
+def test_a_piece_that_is_missing_from_an_ogg_is_noticed_and_keeps_its_place(tmp_path: Path) -> None:
+    whole = media.write(tmp_path / "whole.ogg", media.tone(20.0)).read_bytes()
+    pages = [match.start() for match in re.finditer(b"OggS", whole)]
+    first, last = pages[len(pages) // 3], pages[2 * len(pages) // 3]
+    cut = tmp_path / "cut.ogg"
+    cut.write_bytes(whole[:first] + whole[last:])
+    samples, reader = read(cut)
+    assert len(samples) == pytest.approx(20 * SAMPLE_RATE, abs=0.2 * SAMPLE_RATE)
+    assert [warning.code for warning in reader.warnings] == ["audio_damaged"]
 
 
 def test_an_ogg_that_was_cut_off_is_noticed(tmp_path: Path) -> None:

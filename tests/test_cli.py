@@ -111,6 +111,15 @@ def test_quiet_says_nothing(run: Run, work: Path) -> None:
     assert (result.out, result.err) == (short().text + "\n", "")
 
 
+def test_nothing_is_told_to_anyone(run: Run, work: Path, environment: dict[str, str]) -> None:
+    """ONNX Runtime keeps what it is about to send in the cache folder of the user: with telemetry off there is none."""
+    put(short(), work / "a.ogg")
+    assert run("transcribe", "a.ogg").status == 0
+    assert run("transcribe", "a.ogg", "-m", "gigaam-test").status == 0
+    assert run("doctor").status == 0
+    assert not [path for path in Path(environment["HOME"]).rglob("*") if path.is_file()]
+
+
 def test_several_recordings_have_headings(run: Run, work: Path) -> None:
     put(short("ru"), work / "a.ogg")
     put(short("en"), work / "b.ogg")
@@ -142,6 +151,55 @@ def test_files_beside_the_recording(run: Run, work: Path) -> None:
     assert sorted(os.listdir(work)) == sorted(f"{stem}{s}" for s in (".docx", ".ogg", ".srt", ".txt"))
     assert (work / f"{stem}.txt").read_text("utf-8") == short().text + "\n"
     assert short().text.split()[0] in (work / f"{stem}.srt").read_text("utf-8")
+
+
+def test_subtitles_on_stdout(run: Run, work: Path) -> None:
+    put(short(), work / "a.ogg")
+    shown = run("transcribe", "a.ogg", "-o", "-", "--format", "srt").out
+    assert shown.startswith("1\n00:00:")
+    assert run("transcribe", "a.ogg", "-o", "-").out == short().text + "\n"
+    assert os.listdir(work) == ["a.ogg"]
+
+
+def test_the_name_of_a_result_does_not_depend_on_how_the_recording_was_named(run: Run, work: Path) -> None:
+    put(short("ru"), work / "a.ogg")
+    put(short("en"), work / "a.mp3")
+    assert run("transcribe", "a.ogg", "--format", "txt").status == 0
+    assert run("transcribe", "a.mp3", "--format", "txt").status == 0
+    assert run("transcribe", ".", "--format", "txt").status == 0
+    assert sorted(os.listdir(work)) == ["a.mp3", "a.mp3.txt", "a.ogg", "a.ogg.txt"]
+
+
+def test_a_folder_in_the_way_of_a_result(run: Run, work: Path) -> None:
+    put(short(), work / "a.ogg")
+    (work / "a.srt").mkdir()
+    result = run("transcribe", "a.ogg", "--format", "txt,srt")
+    assert result.status == 1
+    assert "a folder is in the way" in result.err
+
+
+def test_control_characters_in_names_are_spelt_out(run: Run, work: Path) -> None:
+    put(short(), work / "new\nline\x1b[31m.ogg")
+    result = run("transcribe", ".", "--json")
+    assert json.loads(result.out)["file"] == "new\nline\x1b[31m.ogg"
+    assert "\x1b" not in result.err
+    assert "new\\nline\\x1b[31m.ogg" in result.err
+
+
+def test_an_unreadable_or_missing_one_does_not_keep_the_rest_from_being_done(run: Run, work: Path) -> None:
+    put(short(), work / "good" / "a.ogg")
+    result = run("transcribe", "-d", "nowhere", "-d", "good", "x" * 300)
+    assert result.status == 1
+    assert short().text in result.out
+    assert "1 done, 2 failed" in result.err
+
+
+def test_lists_are_whole_in_a_pipe(run: Run) -> None:
+    shown = run("models", "list", COLUMNS="60").out
+    assert "gigaam-v3-e2e-rnnt-int8 " in shown
+    assert "parakeet-tdt-0.6b-v3-int8 " in shown
+    line = next(line for line in run("config", COLUMNS="40").out.splitlines() if "MODELS_DIR" in line)
+    assert str(MODELS) in line
 
 
 def test_a_name_as_long_as_can_be(run: Run, work: Path) -> None:
@@ -190,6 +248,7 @@ def test_what_is_there_is_not_overwritten_without_force(run: Run, work: Path) ->
     (work / "a.txt").write_text("mine")
     result = run("transcribe", "a.ogg", "--format", "txt")
     assert result.status == 0
+    assert "there already" in result.err
     assert "--force" in result.err
     assert (work / "a.txt").read_text() == "mine"
     result = run("transcribe", "a.ogg", "--format", "txt,srt")  # what lacks is written
@@ -317,6 +376,8 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(run: Run, work: Path)
         (["transcribe", "a.ogg", "--task", "translate", "-m", "gigaam-test"], 2, ["cannot translate"]),
         (["transcribe", "a.ogg", "--format", "stl"], 2, ["stl", "srt"]),
         (["transcribe", "a.ogg", "--trim", "-1"], 2, ["trim"]),
+        (["transcribe", "a.ogg", "--trim", "a minute"], 2, ["1:30"]),
+        (["transcribe", "a.ogg", "-o", "-", "--format", "srt,vtt"], 2, ["stdout"]),
         (["transcribe", "a.ogg", "--beam-size", "0"], 2, ["beam size"]),
         (["transcribe", "a.ogg", "--device", "tpu"], 2, ["--device", "tpu"]),
         (["transcribe", "a.ogg", "--device", "cuda:9"], 1, ["cuda:9", "cpu"]),
@@ -338,6 +399,7 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(run: Run, work: Path)
         (["a.ogg"], 2, ["stenograf transcribe"]),
         (["models", "pull", "bse"], 2, ["base"]),
         (["models", "remove", "base"], 1, ["base"]),
+        (["models", "remove", "whisper-test"], 2, ["your own", "--force"]),
         (["models", "path", "base"], 1, ["base"]),
     ],
 )
@@ -402,6 +464,8 @@ def test_ctrl_c_keeps_what_is_finished(environment: dict[str, str], work: Path) 
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     wait_for((work / "1.txt").exists)
     process.send_signal(signal.SIGINT)
@@ -484,8 +548,9 @@ def test_a_big_download_is_asked_for_on_a_terminal(environment: dict[str, str], 
         "STENOGRAF_MODELS_DIR": str(work / "models"),
     }
     status, shown = on_terminal(["transcribe", "a.ogg", "-m", "small"], online, work, b"n\r")
-    assert status == 130
-    assert "Download it (486 MB)?" in shown
+    assert status == 1
+    assert "Download it (486 MB) to " in shown
+    assert "was not downloaded" in shown
     status, shown = on_terminal(["transcribe", "-n", "a.ogg", "-m", "small"], online, work)
     assert status == 1
     assert "Download it" not in shown
@@ -534,6 +599,16 @@ def test_doctor_notices_what_is_missing(run: Run, work: Path) -> None:
     assert result.status == 1
     assert "cuda:8 is set, but cannot be used" in result.out
     assert "whisper-test" in result.out
+    result = run("doctor", STENOGRAF_DEVICE="tpu")
+    assert result.status == 1
+    assert "settings: The setting STENOGRAF_DEVICE" in result.out
+    assert "free for models" in result.out
+
+
+def test_doctor_looks_twice_at_a_model_that_is_too_small(run: Run, work: Path) -> None:
+    shutil.copytree(MODELS / "whisper-test", work / "small")
+    result = run("doctor", STENOGRAF_MODELS_DIR=str(work), STENOGRAF_DEFAULT_MODEL="small")
+    assert "though about 486 MB are usual" in result.out
 
 
 def test_config(run: Run, work: Path) -> None:

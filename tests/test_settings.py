@@ -108,6 +108,22 @@ def test_a_toml_file_that_is_named(tmp_path: Path) -> None:
     assert settings.default_trim == 12.5
 
 
+def test_a_toml_file_with_a_heading(tmp_path: Path) -> None:
+    (tmp_path / "stenograf.toml").write_text("[stenograf]\nbeam_size = 4\n")
+    assert load({}, directory=tmp_path).settings.beam_size == 4
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(*_: object, **__: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_data_dir", no_home)
+    monkeypatch.setattr("platformdirs.user_config_dir", no_home)
+    loaded = load({}, directory=tmp_path)
+    assert loaded.settings.data_dir.is_absolute()
+    assert "STENOGRAF_DATA_DIR" in loaded.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [

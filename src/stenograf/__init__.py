@@ -18,6 +18,9 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
+# ONNX Runtime sends statistics about the machine to its maker unless this is set before it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from stenograf._version import __version__
 from stenograf.errors import StenografError
 from stenograf.transcript import Segment, Transcript, TranscriptWarning, Word

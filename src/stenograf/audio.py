@@ -256,6 +256,8 @@ class AudioReader:
                 if resampler is not None:
                     yield from resampler.rest()
                     resampler = None
+                if fed and self._container.format.name == "ogg":
+                    self._damaged += 1  # an Ogg stream has no holes: pages are missing
                 yield from _silence(round(hole * SAMPLE_RATE))
                 fed += hole
             try:

@@ -37,6 +37,8 @@ def save(
             f"The name {target.name} does not tell a format.", f"Add one of: {', '.join(formats.FORMATS)}."
         )
     content = formats.render(transcript, formats.check(name))
+    if target.is_dir():
+        raise OutputForbiddenError(f"{target} cannot be written: a folder is in the way.", "Choose another --output.")
     if not overwrite and target.exists():
         raise exists(target)
     with errors(target):
@@ -73,7 +75,7 @@ def check_writable(folder: Path) -> None:
 
     Raises `OutputForbiddenError`, `DiskFullError`.
     """
-    with errors(folder):
+    with errors(folder.absolute()):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".stenograf-{secrets.token_hex(6)}.tmp"
         try:

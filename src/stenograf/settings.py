@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -86,6 +87,18 @@ def _level(text: str) -> str:
     return level
 
 
+_HOMELESS = Path(tempfile.gettempdir(), "stenograf")
+"""Where data goes for a user without a home folder, such as a bare number in a container."""
+
+
+def _user_folder(kind: Callable[..., str], *below: str) -> Path | None:
+    """The user's own folder of a kind; None where the user has no home."""
+    try:
+        return Path(kind("stenograf", appauthor=False), *below)
+    except RuntimeError:
+        return None
+
+
 def _setting(
     help: str,  # noqa: A002
     parse: Callable[[str], Any],
@@ -109,7 +122,7 @@ class Settings:
     data_dir: Path = _setting(
         "Where Stenograf keeps what it must remember.",
         _path,
-        default_factory=lambda: Path(platformdirs.user_data_dir("stenograf", appauthor=False)),
+        default_factory=lambda: _user_folder(platformdirs.user_data_dir) or _HOMELESS,
     )
     models_dir: Path | None = _setting(
         "Where models are kept, each in a folder of its own; it may be read-only. Default: models in data_dir.",
@@ -209,6 +222,8 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
     warnings = _unknown(environ, dotenv)
+    if _user_folder(platformdirs.user_data_dir) is None and not environ.get(variable("data_dir")):
+        warnings.append(f"You have no home folder; data goes to {_HOMELESS}. Set STENOGRAF_DATA_DIR to choose another.")
     for item in fields(Settings):
         origins[item.name] = Origin("default")
         for text, origin in _found(item, overrides or {}, environ, dotenv, toml, toml_path):
@@ -266,7 +281,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
             return {}
         return {name: value or "" for name, value in dotenv_values(path, encoding="utf-8-sig").items()}
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingInvalidError(f"{path} cannot be read ({error}).", "Save it as UTF-8, or remove it.") from error
+        hint = "Save it as UTF-8, or remove it." if isinstance(error, UnicodeDecodeError) else "Check its permissions."
+        raise SettingInvalidError(f"{path} cannot be read ({error}).", hint) from error
 
 
 def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -277,19 +293,24 @@ def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[st
                 f"{CONFIG_VARIABLE} names {path}, which is no file.", "Create it or unset the variable."
             )
     else:
-        user = Path(platformdirs.user_config_dir("stenograf", appauthor=False)) / "config.toml"
-        path = next((p for p in (directory / "stenograf.toml", user) if p.is_file()), user)
-        if not path.is_file():
+        folders = (directory / "stenograf.toml", _user_folder(platformdirs.user_config_dir, "config.toml"))
+        found = next((p for p in folders if p is not None and p.is_file()), None)
+        if found is None:
             return None, {}
+        path = found
     try:
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingInvalidError(f"{path} cannot be read ({error}).", "Write one `name = value` on a line.") from error
     known = [item.name for item in fields(Settings)]
+    section = values.pop("stenograf", None)
+    if isinstance(section, dict):
+        values |= section  # under a heading of our own, as other programs want it
     for name, value in values.items():
         if name not in known:
             raise SettingInvalidError(
-                f"{path} has {name!r}, which is no setting.", _nearest(name, known, "See stenograf config.")
+                f"{path} has {name!r}, which is no setting.",
+                _nearest(name, known, "See stenograf config --help-settings."),
             )
         if isinstance(value, dict | list):
             raise SettingInvalidError(f"{path}: {name} holds a table or a list.", "Write a single value.")
@@ -299,7 +320,7 @@ def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[st
 def _unknown(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> list[str]:
     known = [variable(item.name) for item in fields(Settings)] + [CONFIG_VARIABLE]
     found = sorted({n for n in (*environ, *dotenv) if n.startswith(PREFIX) and n not in known})
-    return [f"{name} is no setting. {_nearest(name, known, 'See stenograf config.')}" for name in found]
+    return [f"{name} is no setting. {_nearest(name, known, 'See stenograf config --help-settings.')}" for name in found]
 
 
 def _nearest(name: str, known: list[str], otherwise: str) -> str:

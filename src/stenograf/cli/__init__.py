@@ -97,6 +97,14 @@ def main() -> NoReturn:
 
         discard_output()
         status = 1
+    except OSError as error:
+        if asked.get("verbose"):
+            raise
+        click.echo(f"Error: {error.filename or 'standard output'}: {error.strerror or error}.", err=True)
+        from stenograf.cli.console import discard_output
+
+        discard_output()
+        status = 1
     except Exception as error:
         if asked.get("verbose"):
             raise

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from stenograf.cli.console import new_table, print_table
 from stenograf.settings import LoadedSettings, documented, load, variable
 
 
@@ -16,28 +15,28 @@ from stenograf.settings import LoadedSettings, documented, load, variable
 @click.option("--help-settings", is_flag=True, help="Tell what each setting does.")
 def command(as_json: bool, help_settings: bool) -> None:
     """Show every setting, its value and where it came from."""
+    if help_settings:
+        _explain()
+        return
     loaded = load()
     if as_json:
         click.echo(json.dumps(_rows(loaded), ensure_ascii=False, indent=2))
         return
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("setting", no_wrap=True)
-    if help_settings:
-        table.add_column("what it does")
-        table.add_column("earlier names")
-        for item in documented():
-            unit = f" ({item.metadata['unit']})" if item.metadata["unit"] else ""
-            table.add_row(variable(item.name), item.metadata["help"] + unit, ", ".join(item.metadata["old"]))
-    else:
-        table.add_column("value", overflow="fold")
-        table.add_column("from", overflow="fold")
-        for row in _rows(loaded):
-            value = "" if row["value"] is None else str(row["value"])
-            table.add_row(str(row["variable"]), value, str(row["from"]))
-    console.print(table)
+    table = new_table("setting", "value", "from")
+    for row in _rows(loaded):
+        value = "" if row["value"] is None else str(row["value"])
+        table.add_row(str(row["variable"]), value, str(row["from"]))
+    print_table(table)
     for warning in loaded.warnings:
         click.secho(f"! {warning}", fg="yellow", err=True)
+
+
+def _explain() -> None:
+    table = new_table("setting", "what it does", "earlier names")
+    for item in documented():
+        unit = f" ({item.metadata['unit']})" if item.metadata["unit"] else ""
+        table.add_row(variable(item.name), item.metadata["help"] + unit, ", ".join(item.metadata["old"]))
+    print_table(table)
 
 
 def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:

@@ -7,12 +7,14 @@ import errno
 import os
 import sys
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
 from rich.text import Text
 
 from stenograf.errors import DiskFullError, OutputError, StenografError
@@ -22,6 +24,9 @@ from stenograf.transcript import Transcript
 
 PLAIN_STEP = 0.1
 """Where there is no terminal: a line for each tenth of a recording,"""
+
+WIDE = 1000
+"""Columns of a table where there is no terminal: wider than any row."""
 
 PLAIN_SECONDS = 10.0
 """and not more often than this."""
@@ -45,13 +50,13 @@ class Reporter:
         if not self.quiet:
             self.console.print(Text(message, style))
 
-    def fail(self, error: StenografError) -> None:
+    def fail(self, error: StenografError, position: str = "") -> None:
         """What went wrong with one file."""
-        self.console.print(Text("✗ ", "red") + Text(error.message))
+        self.console.print(Text("✗ ", "red") + Text(position + error.message))
         if error.hint:
             self.console.print(Text(f"  {error.hint}", "yellow"))
         if self.verbose:
-            self.console.print_exception()
+            self.console.print(Text(traceback.format_exc(), "dim"))
 
     def finished(self, name: str, transcript: Transcript, written: str) -> None:
         """One recording is done."""
@@ -216,6 +221,28 @@ def printing() -> Iterator[None]:
         discard_output()
         kind = DiskFullError if error.errno == errno.ENOSPC else OutputError
         raise kind(f"The text cannot be printed: {error.strerror}.", "Give --output to write files.") from error
+
+
+def new_table(*titles: str, right: tuple[str, ...] = ()) -> Table:
+    """A table whose first column is never cut: it is what one copies."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, title in enumerate(titles):
+        justify: JustifyMethod = "right" if title in right else "left"
+        table.add_column(title, justify=justify, no_wrap=number == 0, overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """To a terminal in its width; to a file or a program a line for each row, however long."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+
+
+def printable(name: str) -> str:
+    """A name as it may be shown: line breaks and control characters in it are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def clock(seconds: float) -> str:

@@ -28,6 +28,9 @@ from stenograf.settings import Settings, load
 HUB_SECONDS = 3.0
 """How long the hub may take to answer."""
 
+USUAL_SHARE = 0.4
+"""A model that is smaller than this share of what the catalog says is looked at twice; int8 files have a half."""
+
 FREE_SPACE = 2_000_000_000
 """Bytes: less than this hardly takes one good model."""
 
@@ -50,8 +53,7 @@ def command(as_json: bool) -> int:
 
     The exit status is 1 where something is missing without which nothing can be transcribed.
     """
-    loaded = load()
-    findings = list(examine(loaded.settings))
+    findings = list(examine())
     if as_json:
         click.echo(json.dumps([asdict(item) for item in findings], ensure_ascii=False, indent=2))
     else:
@@ -64,13 +66,25 @@ def command(as_json: bool) -> int:
     return int(any(item.ok is False for item in findings))
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything, in the order in which a person would ask."""
-    runtime = Runtime(settings)
+def examine() -> Iterator[Finding]:
+    """Look at everything, in the order in which a person would ask; what cannot be looked at is a finding too."""
     yield _program()
     yield from _engines()
+    settings = Settings()
+    try:
+        loaded = load()
+    except StenografError as error:
+        yield Finding("settings", False, error.message, error.hint)
+    else:
+        settings = loaded.settings
+        for warning in loaded.warnings:
+            yield Finding("settings", None, warning)
+    runtime = Runtime(settings)
     yield _device(settings)
-    yield from _models(runtime)
+    try:
+        yield from _models(runtime)
+    except StenografError as error:
+        yield Finding("models", False, error.message, error.hint)
     yield _default_model(runtime)
     yield _disk(runtime.store.models_dir)
     yield _hub(settings)
@@ -129,6 +143,13 @@ def _models(runtime: Runtime) -> Iterator[Finding]:
         if item.problem:
             hint = f"Run: stenograf models pull {item.name}" if item.entry else "Remove the folder, or complete it."
             yield Finding(f"model {item.name}", False, item.problem, hint)
+        elif unreadable := [file.name for file in item.path.rglob("*") if not os.access(file, os.R_OK)]:
+            text = f"{', '.join(unreadable)} in {item.path} may not be read by this user"
+            yield Finding(f"model {item.name}", False, text, "Change the permissions.")
+        elif item.entry is not None and item.bytes < item.entry.size * USUAL_SHARE:
+            text = f"{size(item.bytes)} in {item.path}, though about {size(item.entry.size)} are usual"
+            hint = f"If it was not made smaller on purpose, a part is missing: stenograf models pull {item.name}"
+            yield Finding(f"model {item.name}", None, text, hint)
         else:
             yield Finding(f"model {item.name}", True, f"{size(item.bytes)}, {item.engine}, in {item.path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stenograf.audio import MEDIA_SUFFIXES
+from stenograf.cli.console import printable
 from stenograf.errors import (
     FileForbiddenError,
     FileMissingError,
+    InputError,
     NothingToDoError,
     OptionInvalidError,
     StenografError,
@@ -52,9 +55,14 @@ class Recording:
         return self.path.parent
 
     @property
+    def listed(self) -> str:
+        """How JSON calls it."""
+        return "standard input" if self.is_standard_input else str(self.path)
+
+    @property
     def shown(self) -> str:
         """How messages call it."""
-        return "standard input" if self.is_standard_input else str(self.path)
+        return printable(self.listed)
 
 
 def collect(
@@ -63,8 +71,8 @@ def collect(
     """The recordings that were named, in the order given, folders sorted by name, each file once.
 
     A positional argument may be either; a file that is named is taken whatever it is, even where it is missing (its
-    turn will tell). `output` is left out of what a folder holds. Raises `FileMissingError` for a folder that is not
-    there and `NothingToDoError` for folders that hold no recording.
+    turn will tell). `output` is left out of what a folder holds. Raises `NothingToDoError` for folders that hold no
+    recording.
     """
     found: dict[Path, Recording] = {}
     for path in (*files, *folders):
@@ -72,9 +80,7 @@ def collect(
             for item in _in_folder(path, recursive, output):
                 found.setdefault(_identity(item.path), item)
         elif path in folders:
-            if path.exists():
-                raise NothingToDoError(f"{path} is a file, not a folder.", "Give it with --file.")
-            raise FileMissingError(f"The folder {path} does not exist.", "Check the path and the spelling.")
+            found.setdefault(_identity(path), Recording(path, Path(path.name), _no_folder(path)))
         else:
             found.setdefault(_identity(path), Recording(path, Path(path.name)))
     if not found:
@@ -85,6 +91,12 @@ def collect(
             + ("name a file to have it tried." if recursive else "use --recursive to look into folders below."),
         )
     return list(found.values())
+
+
+def _no_folder(path: Path) -> InputError:
+    if os.path.lexists(path):
+        return InputError(f"{path} is a file, not a folder.", "Give it with --file.")
+    return FileMissingError(f"The folder {path} does not exist.", "Check the path and the spelling.")
 
 
 def standard_input() -> Recording:
@@ -99,8 +111,9 @@ def targets(
 ) -> dict[Recording, dict[str, Path]]:
     """Where each recording's results go: beside it, or below the folder `output`, or to the file `output`.
 
-    Two recordings that would write the same file keep their suffix in the result's name (`a.ogg.srt`, `a.mp3.srt`).
-    Raises `OptionInvalidError` where two still would, or where a result would replace a recording.
+    Recordings of one folder that differ in their suffix only keep it in the result's name (`a.ogg.srt`, `a.mp3.srt`),
+    also where only one of them is named: the name of a result must not depend on how the recording was named. Raises
+    `OptionInvalidError` where two would write the same file, or where a result would replace a recording.
     """
     if output is not None and not is_folder(output) and output_format(output) in formats:
         if len(recordings) > 1 or len(formats) > 1:
@@ -111,14 +124,25 @@ def targets(
         result = {recordings[0]: {formats[0]: output}}
     else:
         folders = {item: item.home if output is None else output / item.below.parent for item in recordings}
-        taken = Counter((folders[item], item.below.stem.casefold()) for item in recordings)
+        shared = _shared_stems({item.path.parent for item in recordings if not item.is_standard_input})
         result = {}
         for item in recordings:
-            alone = taken[folders[item], item.below.stem.casefold()] == 1
+            alone = (item.path.parent, item.below.stem.casefold()) not in shared
             stem = item.below.stem if alone else item.below.name
             result[item] = {name: folders[item] / file_name(stem, FORMATS[name].suffix) for name in formats}
     _expect_no_clash(result)
     return result
+
+
+def _shared_stems(folders: set[Path]) -> set[tuple[Path, str]]:
+    """Folder and stem of the recordings that differ in their suffix only."""
+    counts: Counter[tuple[Path, str]] = Counter()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            counts.update(
+                (folder, path.stem.casefold()) for path in folder.iterdir() if path.suffix.lower() in MEDIA_SUFFIXES
+            )
+    return {place for place, count in counts.items() if count > 1}
 
 
 def _expect_no_clash(result: dict[Recording, dict[str, Path]]) -> None:

@@ -26,7 +26,8 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as for a job in the background: let it be
+        if threading.current_thread() is threading.main_thread() and not is_ignored:
             self._before = signal.signal(signal.SIGINT, self._remember)
         return self
 

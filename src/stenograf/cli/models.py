@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterable
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from stenograf.cli.console import Reporter, size
-from stenograf.errors import StenografError
+from stenograf.cli.console import Reporter, new_table, print_table, size
+from stenograf.errors import OptionInvalidError, StenografError
 from stenograf.models import Installed, ModelStore, catalog
 from stenograf.models.catalog import CatalogEntry
 from stenograf.runtime import Runtime
@@ -32,15 +30,13 @@ def list_models(installed: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_row(*row) for row in _rows(here, installed)], ensure_ascii=False, indent=2))
         return
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("name", "here", "download", "memory", "languages", "licence", "what it is"):
-        table.add_column(title, justify="right" if title in ("download", "memory") else "left")
+    titles = ["name", "here", "size", "memory", "languages", "licence", "what it is"]
+    table = new_table(*titles, right=("size", "memory"))
     for entry, found in _rows(here, installed):
         table.add_row(*_cells(entry, found))
-    console.print(table)
-    console.print(f"\nModels folder: {store.models_dir}", soft_wrap=True)
-    console.print("Download one with: stenograf models pull NAME")
+    print_table(table)
+    click.echo(f"\nModels folder: {store.models_dir}", err=True)
+    click.echo("Download one with: stenograf models pull NAME", err=True)
 
 
 @command.command("pull")
@@ -64,13 +60,20 @@ def pull(names: tuple[str, ...], quiet: bool) -> int:
 
 @command.command("remove")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def remove(names: tuple[str, ...]) -> int:
+@click.option("--force", is_flag=True, help="Remove models of your own too, which cannot be downloaded again.")
+def remove(names: tuple[str, ...], force: bool) -> int:
     """Remove models from this machine."""
     store = _store()
     reporter = Reporter(quiet=False, verbose=False)
     failed = 0
     for name in names:
         try:
+            if not force and catalog.find(name) is None:
+                folder = store.path(name)  # raises where there is none
+                raise OptionInvalidError(
+                    f"The model {name} in {folder} is your own and cannot be downloaded again.",
+                    "Remove it with --force.",
+                )
             reporter.say(f"✓ removed {store.remove(name)}")
         except StenografError as error:
             failed = max(failed, error.exit_code)
@@ -106,7 +109,8 @@ def _cells(entry: CatalogEntry | None, found: Installed | None) -> tuple[str, ..
         return (found.name, here, size(found.bytes), "", "", "", found.problem or f"own model, {found.engine}")
     spoken = ", ".join(entry.languages) if len(entry.languages) <= 3 else f"{len(entry.languages)} languages"
     what = entry.description if found is None or not found.problem else found.problem
-    return (entry.name, here, size(entry.size), size(entry.memory), spoken, entry.licence, what)
+    weight = size(entry.size if found is None else found.bytes)
+    return (entry.name, here, weight, size(entry.memory), spoken, entry.licence, what)
 
 
 def _row(entry: CatalogEntry | None, found: Installed | None) -> dict[str, object]:

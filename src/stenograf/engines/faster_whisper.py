@@ -267,8 +267,11 @@ def _load_error(error: Exception, path: Path, device: str, compute_type: str) ->
     if "out of memory" in lower or isinstance(error, MemoryError):
         return _out_of_memory(path.name)
     if "compute type" in lower:
+        import ctranslate2
+
+        usable = ", ".join(sorted(ctranslate2.get_supported_compute_types(device.partition(":")[0])))
         return DeviceUnavailableError(
-            f"{device} does not support the compute type {compute_type}.", "Choose --compute-type auto."
+            f"{device} does not support the compute type {compute_type}.", f"Choose auto, or one of {usable}."
         )
     if "cuda" in lower or "cublas" in lower or "cudnn" in lower:
         return DeviceUnavailableError(f"The device {device} failed: {text}.", "Try --device cpu.")
