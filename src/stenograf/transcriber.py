@@ -104,9 +104,8 @@ class Transcriber:
         """Read a recording.
 
         `on_progress` and `on_chunk` are called after each chunk; `cancelled` is asked after them and after each block
-        of sound. `done` are the
-        chunks of an earlier try with the same options, from the first on without a hole: they are taken as they are
-        and not read again. `name` stands for the recording in messages.
+        of sound. `done` are the chunks of an earlier try with the same options, from the first on without a hole: they
+        are taken as they are and not read again. `name` stands for the recording in messages.
 
         Timings of the result, in seconds of wall time: `load` (of the model; 0 but for the first recording),
         `language` (its detection), `total` (from opening the file to the last segment, without `load`).
