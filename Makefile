@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-formats bench-threads clean
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-speed bench-formats bench-threads clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench-memory: $(VENV)/dev.stamp  ## Memory while ten hours are transcribed (abou
 
 bench-startup: $(VENV)/dev.stamp  ## How soon the command line answers.
 	$(BIN)/python benchmarks/startup.py
+
+bench-speed: $(VENV)/dev.stamp  ## Ten minutes read by us and by faster-whisper on its own.
+	$(BIN)/python benchmarks/speed.py
 
 bench-formats: $(VENV)/dev.stamp  ## Time to write each format, and how it grows.
 	$(BIN)/python benchmarks/formats.py

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conftest import clips
 from stenograf.audio import SAMPLE_RATE, AudioReader, Samples
 from stenograf.chunk import Chunk
-from stenograf.vad import MERGE_GAP, MIN_SPEECH, PADDING, WINDOW, Chunker, EverythingDetector, SileroDetector, chunks
+from stenograf.vad import MIN_SPEECH, PADDING, WINDOW, Chunker, EverythingDetector, SileroDetector, chunks
 
 
 class Script:
@@ -94,9 +94,10 @@ def test_speech_keeps_silence_around_it() -> None:
 
 
 def test_a_short_pause_stays_inside_a_chunk_and_a_long_one_parts_two() -> None:
-    short, long = MERGE_GAP // WINDOW - 5, MERGE_GAP // WINDOW + 5
-    assert len(cut([(True, 50), (False, short), (True, 50), (False, 200)], 30)) == 1
-    assert len(cut([(True, 50), (False, long), (True, 50), (False, 200)], 30)) == 2
+    for max_seconds, gap in ((6, 1.5), (20, 2.0), (30, 3.0)):
+        windows = round(gap * SAMPLE_RATE / WINDOW)
+        assert len(cut([(True, 30), (False, windows - 5), (True, 30), (False, 200)], max_seconds)) == 1
+        assert len(cut([(True, 30), (False, windows + 5), (True, 30), (False, 200)], max_seconds)) == 2
 
 
 def test_a_chunk_that_is_full_ends_at_the_longest_pause_of_its_later_half() -> None:

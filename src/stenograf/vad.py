@@ -38,9 +38,13 @@ PADDING = round(0.25 * SAMPLE_RATE)
 """Samples of silence kept on either side, at most half of the pause. Without it first letters are lost: on the test
 voices WER is about twice as high."""
 
-MERGE_GAP = round(1.5 * SAMPLE_RATE)
-"""Samples: regions with a longer pause between them go to different chunks. Short pauses are kept inside a chunk, so
-that a sentence stays whole and a window of fixed length is well filled."""
+MERGE_SHARE = 0.1
+"""Regions with a pause between them of more than this share of the longest chunk go to different chunks, between the
+bounds of `MERGE_BOUNDS`. Short pauses are kept inside, so that a sentence stays whole and a window of fixed length is
+well filled: Whisper's costs the same however little is in it."""
+
+MERGE_BOUNDS = (round(1.5 * SAMPLE_RATE), round(3.0 * SAMPLE_RATE))
+"""Samples."""
 
 Scores = npt.NDArray[np.float32]
 """Shape (windows,), 0 to 1."""
@@ -123,6 +127,7 @@ class Chunker:
     def __init__(self, max_seconds: float, detector: Detector) -> None:
         """`max_seconds` is at least 2."""
         self._max = int(max_seconds * SAMPLE_RATE)
+        self._merge_gap = min(max(round(self._max * MERGE_SHARE), MERGE_BOUNDS[0]), MERGE_BOUNDS[1])
         self._detector = detector
         self._buffer = np.empty(0, np.float32)
         self._buffer_start = 0
@@ -166,7 +171,7 @@ class Chunker:
             self._follow(score)
             while self._overflows():
                 yield self._cut()
-            if self._regions and self._open is None and self._position - self._regions[-1][1] > MERGE_GAP:
+            if self._regions and self._open is None and self._position - self._regions[-1][1] > self._merge_gap:
                 yield self._emit(len(self._regions), self._position)
         self._forget()
 
