@@ -232,12 +232,15 @@ def new_table(*titles: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
+def table_width() -> int:
+    """The columns that a table has: those of the terminal; a file or a program gets a line for each row."""
+    console = Console()
+    return console.width if console.is_terminal else WIDE
+
+
 def print_table(table: Table) -> None:
-    """To a terminal in its width; to a file or a program a line for each row, however long."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
+    """On stdout."""
+    Console(highlight=False, width=table_width()).print(table)
 
 
 def printable(name: str) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 
 import click
 
-from stenograf.cli.console import Reporter, new_table, print_table, size
+from stenograf.cli.console import Reporter, new_table, print_table, size, table_width
 from stenograf.errors import OptionInvalidError, StenografError
 from stenograf.models import Installed, ModelStore, catalog
 from stenograf.models.catalog import CatalogEntry
 from stenograf.runtime import Runtime
 from stenograf.settings import load
+
+COLUMNS = {"name": 0, "here": 0, "size": 0, "memory": 130, "languages": 0, "licence": 130, "what it is": 95}
+"""Title -> how wide the terminal must be to show it without breaking every row."""
 
 
 @click.group("models")
@@ -30,10 +33,11 @@ def list_models(installed: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_row(*row) for row in _rows(here, installed)], ensure_ascii=False, indent=2))
         return
-    titles = ["name", "here", "size", "memory", "languages", "licence", "what it is"]
-    table = new_table(*titles, right=("size", "memory"))
+    shown = [title for title, width in COLUMNS.items() if width <= table_width()]
+    table = new_table(*shown, right=("size", "memory"))
     for entry, found in _rows(here, installed):
-        table.add_row(*_cells(entry, found))
+        cells = _cells(entry, found)
+        table.add_row(*(cells[title] for title in shown))
     print_table(table)
     click.echo(f"\nModels folder: {store.models_dir}", err=True)
     click.echo("Download one with: stenograf models pull NAME", err=True)
@@ -102,15 +106,25 @@ def _rows(here: list[Installed], only_installed: bool) -> Iterable[tuple[Catalog
             yield None, item
 
 
-def _cells(entry: CatalogEntry | None, found: Installed | None) -> tuple[str, ...]:
-    here = "" if found is None else "damaged" if found.problem else "yes"
-    if entry is None:
-        assert found is not None
-        return (found.name, here, size(found.bytes), "", "", "", found.problem or f"own model, {found.engine}")
-    spoken = ", ".join(entry.languages) if len(entry.languages) <= 3 else f"{len(entry.languages)} languages"
-    what = entry.description if found is None or not found.problem else found.problem
-    weight = size(entry.size if found is None else found.bytes)
-    return (entry.name, here, weight, size(entry.memory), spoken, entry.licence, what)
+def _cells(entry: CatalogEntry | None, found: Installed | None) -> dict[str, str]:
+    cells = dict.fromkeys(COLUMNS, "")
+    if entry is not None:
+        few = len(entry.languages) <= 3
+        cells |= {
+            "name": entry.name,
+            "size": size(entry.size),
+            "memory": size(entry.memory),
+            "languages": ", ".join(entry.languages) if few else f"{len(entry.languages)} languages",
+            "licence": entry.licence,
+            "what it is": entry.description,
+        }
+    if found is not None:
+        cells |= {"here": "damaged" if found.problem else "yes", "size": size(found.bytes)}
+        if entry is None:
+            cells |= {"name": found.name, "what it is": f"your own, {found.engine}"}
+        if found.problem:
+            cells["what it is"] = found.problem
+    return cells
 
 
 def _row(entry: CatalogEntry | None, found: Installed | None) -> dict[str, object]:
