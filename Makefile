@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-speed bench-formats bench-threads clean
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,14 @@ bench-memory: $(VENV)/dev.stamp  ## Memory while ten hours are transcribed (abou
 
 bench-startup: $(VENV)/dev.stamp  ## How soon the command line answers.
 	$(BIN)/python benchmarks/startup.py
+
+bench-chunking: $(VENV)/dev.stamp  ## What padding and bridged pauses are good for.
+	$(BIN)/python benchmarks/chunking.py
+
+bench-size:  ## Size of the base install, in an environment of its own.
+	sh tools/setup.sh $(PYTHON) .cache/size requirements/base.txt requirements/build.txt
+	@du -sm .cache/size | cut -f1 | sed 's/$$/ MB (limit 600)/'
+	@rm -rf .cache/size
 
 bench-speed: $(VENV)/dev.stamp  ## Ten minutes read by us and by faster-whisper on its own.
 	$(BIN)/python benchmarks/speed.py

@@ -677,6 +677,17 @@ def test_models_pull_and_remove(run: Run, work: Path, hub: FakeHub) -> None:
     assert re.search(r"Downloading tiny: \d+ MB of \d+ MB", result.err)
     assert (work / "models" / "tiny" / "model.bin").exists()
     assert run("models", "path", "tiny", **online).out.strip() == str(work / "models" / "tiny")
+    weights = work / "models" / "tiny" / "model.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    result = run("models", "pull", "tiny", **online | {"STENOGRAF_OFFLINE": "1"})
+    assert result.status == 1
+    assert "model.bin changed since the download" in result.err
+    assert run("models", "pull", "tiny", **online).status == 0
+    assert weights.read_bytes() == whole
+    result = run("models", "pull", "whisper-test")  # put there by hand
+    assert result.status == 0
+    assert "no hashes to verify it by" in result.err
     assert run("models", "remove", "tiny", **online).status == 0
     assert not (work / "models" / "tiny").exists()
     result = run("models", "pull", "base", **online)  # the hub does not have it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,8 +77,7 @@ def test_offline_and_not_there_says_what_to_do() -> None:
     assert "stenograf models pull base" in str(caught.value)
 
 
-def test_importing_the_library_is_light(run_python: object) -> None:
-    assert callable(run_python)
+def test_importing_the_library_is_light(run_python: Callable[[str], str]) -> None:
     code = "import sys, stenograf; print([m for m in ('numpy', 'av', 'faster_whisper') if m in sys.modules])"
     assert run_python(code) == "[]"
 

@@ -11,6 +11,7 @@ from stenograf.cli.console import Reporter, new_table, print_table, size, table_
 from stenograf.errors import OptionInvalidError, StenografError
 from stenograf.models import Installed, ModelStore, catalog
 from stenograf.models.catalog import CatalogEntry
+from stenograf.models.found import hashes
 from stenograf.runtime import Runtime
 from stenograf.settings import load
 
@@ -55,7 +56,8 @@ def pull(names: tuple[str, ...], quiet: bool) -> int:
         try:
             with reporter.pulling(name) as download:
                 files = store.pull(name, download.update)
-            reporter.say(f"✓ {files.name}: {files.path}")
+            doubt = "" if hashes(files.path) else " (it came another way: there are no hashes to verify it by)"
+            reporter.say(f"{'·' if doubt else '✓'} {files.name}: {files.path}{doubt}")
         except StenografError as error:
             failed = max(failed, error.exit_code)
             reporter.fail(error)

@@ -46,7 +46,7 @@ REMEMBERED_ENCODINGS = 4
 def parallelism(cores: int) -> tuple[int, int]:
     """How many chunks to read at once on a CPU, and with how many threads each.
 
-    Twice as many threads as cores: a chunk alone still has up to four cores, as many as decoding can use, and chunks
+    Twice as many threads as cores: a chunk alone still has up to four cores (CTranslate2's own default), and chunks
     side by side leave no core idle. `benchmarks/threads.py` has the figures.
     """
     threads = min(cores, 4)
@@ -210,7 +210,7 @@ def _model_class() -> type[WhisperModel]:
     class RememberingModel(WhisperModel):  # type: ignore[misc, unused-ignore]
         """Keeps encodings made to detect a language: the transcription begins with the same ones.
 
-        Without it the first window of each recording is encoded twice, which is a third of the time of a short note.
+        Without it the first window of each recording would be encoded twice.
         """
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -120,6 +120,7 @@ class ModelStore:
         """
         entry = catalog.find(name)
         if entry is None or self._offline:
+            self.verify(name, progress)
             return self.resolve(name, allow_path=False)
         here = self._whole(entry)
         if here and not _changed(here, progress):
