@@ -1,8 +1,8 @@
 """What the padding of a chunk and the pauses bridged inside it are good for, on the recordings of the tests.
 
 The first table: word error rate of both test models over all single clips, with more and less silence kept around
-speech. The second: how full the windows of 30 s are when pauses of up to a fixed length are bridged; sentences stand between
-random pauses of 0.3 to 2.8 s, as of someone who thinks while speaking.
+speech. The second: how full the windows of 30 s are when pauses of up to a fixed length are bridged; sentences stand
+between random pauses of 0.3 to 2.8 s, as of someone who thinks while speaking.
 """
 
 from __future__ import annotations
