@@ -35,8 +35,10 @@ def default(value: object) -> str:
     """How the table shows a default."""
     if value is MISSING:
         return "your data folder (`~/.local/share/stenograf` on Linux)"
-    if value is None:
+    if value is None or value == ():
         return ""
+    if isinstance(value, float):
+        return f"`{value:g}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

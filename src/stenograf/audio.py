@@ -31,6 +31,7 @@ from stenograf.errors import (
     InputError,
     NoAudioError,
     NotMediaError,
+    RecordingTooLongError,
 )
 from stenograf.resampling import BROKEN, Resampler, is_sound
 from stenograf.resampling import SAMPLE_RATE as SAMPLE_RATE
@@ -82,12 +83,19 @@ class AudioReader:
     FFmpeg knows), `NoAudioError` (a video without sound).
     """
 
-    def __init__(self, source: Source, *, trim: float | None = None, name: str | None = None) -> None:
-        """Open `source`; `trim` reads the first so many seconds only; `name` stands in messages."""
+    def __init__(
+        self, source: Source, *, trim: float | None = None, name: str | None = None, longest: float | None = None
+    ) -> None:
+        """Open `source`; `trim` reads the first so many seconds only; `name` stands in messages.
+
+        A recording of more than `longest` seconds is refused with `RecordingTooLongError`: on opening if it says so
+        itself, else while it is read. A few kB can decode to days.
+        """
         self.name = name or _display_name(source)
         self.warnings: list[TranscriptWarning] = []
         """What was found wrong while reading; complete once `blocks` has ended."""
         self._trim_samples = None if trim is None else max(1, round(trim * SAMPLE_RATE))
+        self._longest = longest
         self._samples_read = 0
         self._stopped_early = False
         self._damaged = 0
@@ -99,6 +107,7 @@ class AudioReader:
             self._stream = self._audio_stream()
             self.duration, self._duration_is_sure = self._claimed_duration()
             """Seconds, as the container claims and `trim` allows; None where it says nothing (a live recording)."""
+            self._expect_length(self.duration or 0.0)
             self._closing = closing.pop_all()
 
     @property
@@ -123,6 +132,7 @@ class AudioReader:
                 taken += count
                 if filled == len(block):
                     self._samples_read += filled
+                    self._expect_length(self.seconds_read)
                     yield block
                     block = np.empty_like(block)  # the consumer may keep the one it got
                     filled = 0
@@ -225,6 +235,13 @@ class AudioReader:
         if self._trim_samples is not None:
             seconds = min(seconds, self._trim_samples / SAMPLE_RATE)
         return seconds, is_sure and container.format.name not in _LENGTH_IS_A_GUESS
+
+    def _expect_length(self, seconds: float) -> None:
+        if self._longest and seconds > self._longest:
+            raise RecordingTooLongError(
+                f"{self.name} is longer than the {self._longest / 3600:.3g} hours that are taken here.",
+                "Send it in parts, or with `trim` to have its start.",
+            )
 
     # Reading
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from stenograf.audio import SAMPLE_RATE, Samples
 from stenograf.options import Options
 from stenograf.transcript import Segment
+
+if TYPE_CHECKING:
+    from stenograf.audio import Samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +28,8 @@ class Chunk:
     @property
     def end(self) -> float:
         """Seconds from the start of the recording."""
+        from stenograf.resampling import SAMPLE_RATE  # here: whoever only names chunks need not load FFmpeg
+
         return self.start + len(self.audio) / SAMPLE_RATE
 
 

@@ -7,14 +7,22 @@
     │   ├── LanguageUnknownError    language_unknown
     │   ├── FormatUnknownError      format_unknown
     │   ├── ModelUnknownError       model_unknown
-    │   └── NothingToDoError        nothing_to_do
+    │   ├── AddressRefusedError     address_refused
+    │   ├── NothingToDoError        nothing_to_do
+    │   ├── BadRequestError         bad_request
+    │   ├── UnsupportedMediaTypeError  unsupported_media_type
+    │   └── RequestTimeoutError     request_timeout         (retryable)
     ├── InputError              this recording cannot be read
     │   ├── FileMissingError        file_missing
     │   ├── FileForbiddenError      file_forbidden
     │   ├── FileEmptyError          file_empty
     │   ├── NotMediaError           not_media
     │   ├── NoAudioError            no_audio
-    │   └── AudioDamagedError       audio_damaged
+    │   ├── AudioDamagedError       audio_damaged
+    │   ├── RecordingTooLongError   recording_too_long
+    │   ├── UploadTooLargeError     upload_too_large
+    │   ├── FetchFailedError        fetch_failed            (retryable)
+    │   └── FetchRefusedError       fetch_refused
     ├── ModelError              the model cannot be had
     │   ├── ModelNotInstalledError  model_not_installed
     │   ├── ModelDamagedError       model_damaged
@@ -29,6 +37,20 @@
     │   ├── DiskFullError           disk_full               (retryable)
     │   ├── OutputForbiddenError    output_forbidden
     │   └── OutputExistsError       output_exists
+    ├── ServiceError            the service cannot do it now, or not for this caller
+    │   ├── UnauthorizedError       unauthorized
+    │   ├── ForbiddenError          forbidden
+    │   ├── TaskUnknownError        task_unknown
+    │   ├── TaskStateError          task_state
+    │   ├── IdempotencyError        idempotency_conflict
+    │   ├── RequestInFlightError    request_in_flight       (retryable)
+    │   ├── RateLimitedError        rate_limited            (retryable)
+    │   ├── QueueFullError          queue_full              (retryable)
+    │   ├── ServiceStoppingError    service_stopping        (retryable)
+    │   ├── KeyUnknownError         key_unknown
+    │   ├── DatabaseError           database_failed         (retryable)
+    │   ├── WorkerLostError         worker_lost
+    │   └── LeaseLostError          lease_lost
     └── CancelledError          cancelled
 
 `docs/errors.md` tells of each code what to do; a test holds the two together.
@@ -113,10 +135,35 @@ class ModelUnknownError(UsageError):
     code = "model_unknown"
 
 
+class AddressRefusedError(UsageError):
+    """A web address is malformed, unknown, or leads where this server sends no requests."""
+
+    code = "address_refused"
+
+
 class NothingToDoError(UsageError):
     """The folders that were named hold no recording."""
 
     code = "nothing_to_do"
+
+
+class BadRequestError(UsageError):
+    """The body of a request is broken, or has what it should not have."""
+
+    code = "bad_request"
+
+
+class UnsupportedMediaTypeError(UsageError):
+    """The body of a request is of a kind that is not read here, or the file's name has an ending that is not taken."""
+
+    code = "unsupported_media_type"
+
+
+class RequestTimeoutError(UsageError):
+    """The client stopped sending in the middle of its request."""
+
+    code = "request_timeout"
+    retryable = True
 
 
 class InputError(StenografError):
@@ -159,6 +206,31 @@ class AudioDamagedError(InputError):
     """The file has an audio track, of which nothing can be decoded."""
 
     code = "audio_damaged"
+
+
+class UploadTooLargeError(InputError):
+    """The file is larger than this server takes."""
+
+    code = "upload_too_large"
+
+
+class FetchFailedError(InputError):
+    """A web address could not be reached, broke off, or its server is in trouble for the moment."""
+
+    code = "fetch_failed"
+    retryable = True
+
+
+class FetchRefusedError(InputError):
+    """A web address answered with a refusal, or with something that cannot be used."""
+
+    code = "fetch_refused"
+
+
+class RecordingTooLongError(InputError):
+    """The recording is longer than the service takes."""
+
+    code = "recording_too_long"
 
 
 class ModelError(StenografError):
@@ -246,6 +318,95 @@ class OutputExistsError(OutputError):
     """A result is already there and was not to be overwritten."""
 
     code = "output_exists"
+
+
+class ServiceError(StenografError):
+    """The service cannot do it now, or not for this caller."""
+
+    code = "service"
+
+
+class UnauthorizedError(ServiceError):
+    """No key or token, or one that is not good any more."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(ServiceError):
+    """The key is good, but not for this; or the address may not come in."""
+
+    code = "forbidden"
+
+
+class TaskUnknownError(ServiceError):
+    """There is no such task, or it is another owner's."""
+
+    code = "task_unknown"
+
+
+class TaskStateError(ServiceError):
+    """What was asked does not fit the state that the task is in."""
+
+    code = "task_state"
+
+
+class IdempotencyError(ServiceError):
+    """The idempotency key was used for another request."""
+
+    code = "idempotency_conflict"
+
+
+class RequestInFlightError(ServiceError):
+    """The same request is being taken in just now."""
+
+    code = "request_in_flight"
+    retryable = True
+
+
+class RateLimitedError(ServiceError):
+    """Too many requests in a short time."""
+
+    code = "rate_limited"
+    retryable = True
+
+
+class QueueFullError(ServiceError):
+    """So many tasks wait that no more are taken."""
+
+    code = "queue_full"
+    retryable = True
+
+
+class ServiceStoppingError(ServiceError):
+    """The service is being stopped; what it took in is kept and goes on at its next start."""
+
+    code = "service_stopping"
+    retryable = True
+
+
+class KeyUnknownError(ServiceError):
+    """There is no such API key."""
+
+    code = "key_unknown"
+
+
+class DatabaseError(ServiceError):
+    """The database cannot be opened, read or written."""
+
+    code = "database_failed"
+    retryable = True
+
+
+class WorkerLostError(ServiceError):
+    """The processes that tried to read a recording died or hung, one after the other."""
+
+    code = "worker_lost"
+
+
+class LeaseLostError(ServiceError):
+    """A worker wrote to a task that is not its own any more: it stops, nothing is lost."""
+
+    code = "lease_lost"
 
 
 class CancelledError(StenografError):

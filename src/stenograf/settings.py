@@ -20,71 +20,13 @@ from typing import Any
 
 import platformdirs
 
-from stenograf.errors import LanguageUnknownError, SettingInvalidError
-from stenograf.languages import language_code
+from stenograf import setting_values as read
+from stenograf.errors import SettingInvalidError
 
 PREFIX = "STENOGRAF_"
 
 CONFIG_VARIABLE = "STENOGRAF_CONFIG"
 """Names the TOML file; no setting itself."""
-
-
-def _flag(text: str) -> bool:
-    lower = text.lower()
-    if lower in ("1", "true", "yes", "on"):
-        return True
-    if lower in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("write true or false")
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser().absolute()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"write a full path ({error})") from error
-
-
-def _device(text: str) -> str:
-    lower = text.lower()
-    if lower in ("auto", "cpu", "cuda") or (lower.startswith("cuda:") and lower[5:].isdigit()):
-        return lower
-    raise ValueError("write auto, cpu, cuda or cuda:N")
-
-
-def _language(text: str) -> str | None:
-    try:
-        return language_code(text)
-    except LanguageUnknownError as error:
-        raise ValueError(f"{error.message} {error.hint}") from error
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ValueError("write a number of seconds, 0 for all")
-    return seconds or None
-
-
-def _count(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text) if text.lstrip("-").isdecimal() else None
-        if number is None or not least <= number <= most:
-            raise ValueError(f"write a whole number from {least} to {most}")
-        return number
-
-    return parse
-
-
-def _level(text: str) -> str:
-    levels = ("debug", "info", "warning", "error")
-    level = {"warn": "warning", "critical": "error", "fatal": "error"}.get(text.lower(), text.lower())
-    if level not in levels:
-        raise ValueError(f"write one of {', '.join(levels)}")
-    return level
 
 
 _HOMELESS = Path(tempfile.gettempdir(), "stenograf")
@@ -121,12 +63,12 @@ class Settings:
 
     data_dir: Path = _setting(
         "Where Stenograf keeps what it must remember.",
-        _path,
+        read.path_of,
         default_factory=lambda: _user_folder(platformdirs.user_data_dir) or _HOMELESS,
     )
     models_dir: Path | None = _setting(
         "Where models are kept, each in a folder of its own; it may be read-only. Default: models in data_dir.",
-        _path,
+        read.path_of,
         None,
     )
     default_model: str = _setting(
@@ -137,42 +79,191 @@ class Settings:
     )
     default_language: str | None = _setting(
         "The language to read where none is named, such as ru; empty or auto: detect it.",
-        _language,
+        read.language,
         None,
         old=("DEFAULT_LANGUAGE",),
     )
     default_trim: float | None = _setting(
         "Read only the start of each recording, where no trim is given; empty or 0: all of it.",
-        _seconds,
+        read.seconds,
         None,
         unit="seconds",
         old=("DEFAULT_DURATION",),
     )
-    device: str = _setting("What to compute on: auto, cpu, cuda or cuda:N.", _device, "auto")
+    device: str = _setting("What to compute on: auto, cpu, cuda or cuda:N.", read.device, "auto")
     compute_type: str = _setting(
         "Number format of the model: auto, or such as int8, float16, float32.", str.lower, "auto"
     )
-    threads: int = _setting("Processor cores to use; 0: all.", _count(0, 1024), 0, unit="cores")
+    threads: int = _setting("Processor cores to use; 0: all.", read.count(0, 1024), 0, unit="cores")
     beam_size: int = _setting(
         "Candidates kept while decoding; 1 is greedy: faster, a little less exact.",
-        _count(1, 20),
+        read.count(1, 20),
         5,
         old=("WHISPER_BEAM_SIZE",),
     )
-    vad: bool = _setting("Look for speech first and leave out the rest.", _flag, True)
+    vad: bool = _setting("Look for speech first and leave out the rest.", read.flag, True)
     offline: bool = _setting(
-        "Never ask the model hub; use only what is on this machine.", _flag, False, old=("HF_HUB_OFFLINE",)
+        "Never ask the model hub; use only what is on this machine.", read.flag, False, old=("HF_HUB_OFFLINE",)
     )
     hub_endpoint: str | None = _setting(
         "Address of the model hub or of a mirror; empty: huggingface.co.", str, None, old=("HF_ENDPOINT",)
     )
     hub_token: str | None = _setting("Token for the model hub.", str, None, old=("HF_TOKEN",), secret=True)
-    log_level: str = _setting("How much to log: debug, info, warning or error.", _level, "warning", old=("LOG_LEVEL",))
+    log_level: str = _setting(
+        "How much to log: debug, info, warning or error. The service logs from info on, unless this is set.",
+        read.level,
+        "warning",
+        old=("LOG_LEVEL",),
+    )
+    log_format: str = _setting("How the service logs: text or json.", read.choice("text", "json"), "text")
+    log_file: bool = _setting("Let the service also log to logs/service.log in data_dir, rotating.", read.flag, False)
+    host: str = _setting("The address that the service listens on; 0.0.0.0: all of this machine's.", str, "127.0.0.1")
+    port: int = _setting("The port that the service listens on; 0: a free one.", read.count(0, 65_535), 8000)
+    public_url: str | None = _setting(
+        "The address by which clients reach the service, for links in webhooks.", read.web_address, None
+    )
+    workers: int = _setting(
+        "Processes that transcribe. With two or more, one is kept for long recordings and gives way to the others; "
+        "0: two on a processor, one on a GPU.",
+        read.count(0, 64),
+        0,
+    )
+    slots: int = _setting(
+        "Recordings that the service works on at once, over all its workers. With two or more, one place is kept for "
+        "short recordings.",
+        read.count(1, 256),
+        3,
+    )
+    worker_memory: int = _setting(
+        "A worker that takes more memory than this is replaced by a fresh one when its recordings are done; "
+        "0: half of the machine's.",
+        read.count(0, 10_000_000),
+        0,
+        unit="MB",
+    )
+    database_url: str | None = _setting(
+        "The database; default: the SQLite file stenograf.db in data_dir.", str, None, secret=True
+    )
+    upload_dir: Path | None = _setting(
+        "Where the service keeps recordings until they are removed. Default: files in data_dir.",
+        read.path_of,
+        None,
+        old=("UPLOAD_DIR",),
+    )
+    max_upload: int = _setting(
+        "The largest recording that the service takes.", read.count(1, 1_000_000), 2048, unit="MB"
+    )
+    max_duration: float = _setting(
+        "The longest recording that the service takes; 0: any.", read.number(0, 1e9), 43_200.0, unit="seconds"
+    )
+    max_queued: int = _setting(
+        "So many recordings may wait; more are refused with 503. 0: any number.", read.count(0, 100_000_000), 100_000
+    )
+    allowed_extensions: tuple[str, ...] = _setting(
+        "Take only files whose names end so, such as mp3,ogg; empty: any file that can be read.",
+        read.suffixes,
+        (),
+        old=("ALLOWED_EXTENSIONS",),
+    )
+    retention: float = _setting(
+        "Recordings and results are removed so long after their end; 0: never.",
+        read.number(0, 1e10),
+        86_400.0,
+        unit="seconds",
+    )
+    max_models: int = _setting(
+        "How many models a worker holds in memory; the one that was not used for longest goes first.",
+        read.count(1, 100),
+        1,
+        old=("MAX_MODELS",),
+    )
+    max_attempts: int = _setting("How often a recording is tried before it ends in error.", read.count(1, 100), 3)
+    lease: float = _setting(
+        "A worker that shows no sign of life for so long loses its recording to another.",
+        read.number(1, 3600),
+        30.0,
+        unit="seconds",
+    )
+    stall: float = _setting(
+        "A worker that makes no headway for so long is taken for hung and replaced.",
+        read.number(5, 86_400),
+        900.0,
+        unit="seconds",
+    )
+    auth: bool = _setting(
+        "Ask for API keys. Off: anyone who reaches the port may do anything. On this machine's own address (127.0.0.1) "
+        "no key is asked for while there is none.",
+        read.flag,
+        True,
+    )
+    api_keys: tuple[str, ...] = _setting(
+        "API keys that are good without having been made by `stenograf keys`, separated by commas; 16 characters or "
+        "more each.",
+        read.listed,
+        (),
+        old=("API_KEYS",),
+        secret=True,
+    )
+    jwt_secret: str | None = _setting(
+        "What tokens of /api/v1/token are signed with, 32 characters or more. Default: made at the first start and "
+        "kept in data_dir.",
+        str,
+        None,
+        secret=True,
+    )
+    token_lifetime: int = _setting("How long a token is good.", read.count(60, 86_400), 3600, unit="seconds")
+    rate_uploads: int = _setting(
+        "Recordings a minute that a key may send, unless the key says otherwise; 0: any number.",
+        read.count(0, 1_000_000),
+        10,
+    )
+    rate_requests: int = _setting(
+        "Other requests a minute that a key may make; 0: any number.", read.count(0, 10_000_000), 30
+    )
+    allowed_ips: tuple[str, ...] = _setting(
+        "Only these addresses and networks may come in; empty: any.", read.networks, ()
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        "Addresses and networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        read.networks,
+        (),
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "Web pages of these origins may call the API from a browser, such as https://app.example.org; *: any.",
+        read.listed,
+        (),
+    )
+    private_networks: tuple[str, ...] = _setting(
+        "Networks that webhooks and `url` recordings may reach although they are not public, such as 10.1.0.0/16.",
+        read.networks,
+        (),
+    )
+    webhook_secret: str | None = _setting(
+        "Webhooks that name no secret are signed with this: whsec_ and base64 of 24 to 64 bytes.",
+        str,
+        None,
+        secret=True,
+    )
 
     @property
     def models_path(self) -> Path:
         """Where models are kept."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def files_path(self) -> Path:
+        """Where the service keeps recordings."""
+        return self.upload_dir or self.data_dir / "files"
+
+    @property
+    def log_path(self) -> Path | None:
+        """The file that the service logs to; None where it is to log to stdout alone."""
+        return self.data_dir / "logs" / "service.log" if self.log_file else None
+
+    @property
+    def database(self) -> str:
+        """The URL of the database."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'stenograf.db'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,16 @@ class Transcriber:
         return _check(options, self._can, self._model)
 
     @property
+    def model(self) -> str:
+        """The name of the model, as transcripts carry it."""
+        return self._model
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that runs it."""
+        return self._engine
+
+    @property
     def device(self) -> str:
         """The device the model really runs on."""
         return self._loaded.device
@@ -99,13 +109,17 @@ class Transcriber:
         cancelled: Callable[[], bool] | None = None,
         done: Sequence[ChunkResult] = (),
         on_chunk: Callable[[ChunkResult], None] | None = None,
+        draining: Callable[[], bool] | None = None,
+        longest: float | None = None,
         name: str | None = None,
     ) -> Transcript:
         """Read a recording.
 
         `on_progress` and `on_chunk` are called after each chunk; `cancelled` is asked after them and after each block
         of sound. `done` are the chunks of an earlier try with the same options, from the first on without a hole: they
-        are taken as they are and not read again. `name` stands for the recording in messages.
+        are taken as they are and not read again. `name` stands for the recording in messages. Once `draining` says so,
+        no new chunk is begun, those that are being read are handed out still, and then it is as if cancelled. More than
+        `longest` seconds are refused.
 
         Timings of the result, in seconds of wall time: `load` (of the model; 0 but for the first recording),
         `language` (its detection), `total` (from opening the file to the last segment, without `load`).
@@ -118,12 +132,13 @@ class Transcriber:
         can = self._can
         notes = self.check(options)
         stop = cancelled or (lambda: False)
+        drain = draining or (lambda: False)
         results = list(done)
         timings = {"load": self._load_seconds}
         self._load_seconds = 0.0  # it was loaded once, and the first recording waited for it
         language, probability = _known_language(options, can, results)
-        with AudioReader(source, trim=options.trim, name=name) as reader:
-            blocks = _until_cancelled(reader.blocks(), stop)
+        with AudioReader(source, trim=options.trim, name=name, longest=longest) as reader:
+            blocks = _until_cancelled(reader.blocks(), lambda: stop() or drain())
             chunks: Iterator[Chunk] = islice(
                 vad.chunks(blocks, can.max_chunk_seconds, vad=options.vad), len(results), None
             )
@@ -132,7 +147,7 @@ class Transcriber:
                 chunks, language, probability = self._detect_language(chunks)
                 timings["language"] = time.monotonic() - before
             decided = replace(options, language=language)
-            work = (replace(chunk, options=decided) for chunk in chunks)
+            work = _until_draining((replace(chunk, options=decided) for chunk in chunks), drain)
             with closing(self._loaded.transcribe(work)) as read:
                 for bare in read:
                     result = replace(bare, language_probability=probability)
@@ -143,6 +158,8 @@ class Transcriber:
                         on_progress(Progress(result.end, reader.duration, result.segments, result.language))
                     if stop():
                         raise _cancelled()
+            if drain():
+                raise _cancelled()
             if on_progress is not None:
                 on_progress(Progress(reader.seconds_read, reader.seconds_read, (), language))
         timings["total"] = time.monotonic() - started
@@ -214,6 +231,17 @@ def _until_cancelled(blocks: Iterable[Samples], stop: Callable[[], bool]) -> Ite
         if stop():
             raise _cancelled()
         yield block
+
+
+def _until_draining(chunks: Iterable[Chunk], drain: Callable[[], bool]) -> Iterator[Chunk]:
+    try:
+        for chunk in chunks:
+            if drain():
+                return
+            yield chunk
+    except CancelledError:
+        if not drain():
+            raise
 
 
 def _cancelled() -> CancelledError:

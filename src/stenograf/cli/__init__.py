@@ -21,6 +21,10 @@ from stenograf.errors import StenografError, UsageError
 
 COMMANDS = {
     "transcribe": "Write down what is said in recordings.",
+    "serve": "Run the service: REST API, OpenAI's audio API, and workers.",
+    "worker": "Run workers alone, on the database of a service.",
+    "jobs": "List, look at, cancel, retry and remove jobs of the service.",
+    "keys": "Make, list and revoke API keys of the service.",
     "models": "List, download and remove models.",
     "config": "Show every setting, its value and where it came from.",
     "doctor": "Tell what works on this machine.",

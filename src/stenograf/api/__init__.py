@@ -1,0 +1,1 @@
+"""The HTTP service: requests into jobs, jobs into responses."""

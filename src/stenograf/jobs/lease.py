@@ -1,0 +1,238 @@
+"""What a worker says to the database: claim, renew, append, finish. Every write is fenced.
+
+A worker may write to a job while the row says `processing` under the number of its own attempt. One that was frozen and
+wakes after its lease ran out meets another number, and every word of it is refused: `LeaseLostError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from stenograf.errors import LeaseLostError, StenografError, WorkerLostError
+from stenograf.jobs.database import Database
+from stenograf.jobs.job import Claim, JobError, Lane, State
+from stenograf.jobs.outbox import promise
+from stenograf.jobs.rows import chunk_from, chunk_to, job_from
+from stenograf.jobs.tables import chunks, jobs, transcripts
+from stenograf.transcript import Transcript
+
+if TYPE_CHECKING:
+    from stenograf.chunk import ChunkResult
+
+RETRY_SECONDS = (1.0, 10.0, 60.0)
+"""How long a job rests after its first failure, its second, and each later one."""
+
+Described = Mapping[str, Any]
+"""Columns that a worker learns on the way: `progress`, `stage`, `file`, `size`, `digest`, `filename`,
+`search`, `audio_seconds`, `model`, `engine`, `device`, `compute_type`, `language`."""
+
+_WAITING: Described = {"state": "queued", "stage": "waiting", "lease_owner": None, "lease_until": None}
+
+
+class Leases:
+    """The jobs as workers see them; to be used by many threads and processes."""
+
+    def __init__(
+        self, database: Database, *, seconds: float = 30.0, max_attempts: int = 3, retention: float | None = 86_400.0
+    ) -> None:
+        """`seconds` is how long a claim holds without a heartbeat; `retention` is for jobs that name none."""
+        self.seconds = seconds
+        self._db = database
+        self._max_attempts = max_attempts
+        self._retention = retention
+
+    def claim(self, worker: str, lanes: Sequence[Lane], *, suspects: bool = False) -> Claim | None:
+        """The most urgent job of these lanes that may run now, now this worker's; None where there is none.
+
+        `suspects` takes only jobs over which a worker died, otherwise these are left out.
+        """
+        best = (
+            sa.select(jobs.c.id)
+            .where(
+                jobs.c.state == "queued",
+                jobs.c.run_at <= self._db.now,
+                jobs.c.lane.in_(lanes),
+                jobs.c.suspect == suspects,
+            )
+            .order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+            .limit(1)
+        )
+        with self._db.read() as connection:  # a look first: no lock is taken where there is nothing to do
+            if connection.execute(best).first() is None:
+                return None
+        update = (
+            jobs.update()
+            .where(jobs.c.id == best.scalar_subquery(), jobs.c.state == "queued")
+            .values(
+                state="processing",
+                stage="loading",
+                attempt=jobs.c.attempt + 1,
+                started_at=self._db.now,
+                lease_owner=worker,
+                lease_until=self._db.now + self.seconds,
+            )
+            .returning(jobs)
+        )
+        with self._db.write() as connection:
+            row = connection.execute(update).mappings().first()
+        return None if row is None else Claim(job_from(row), row["attempt"])
+
+    def waiting(self, lanes: Sequence[Lane], *, suspects: bool = False) -> bool:
+        """Whether a claim would find something."""
+        found = sa.select(jobs.c.id).where(
+            jobs.c.state == "queued",
+            jobs.c.run_at <= self._db.now,
+            jobs.c.lane.in_(lanes),
+            jobs.c.suspect == suspects,
+        )
+        with self._db.read() as connection:
+            return connection.execute(found.limit(1)).first() is not None
+
+    def still_mine(self, claims: Sequence[Claim]) -> set[str]:
+        """The ids of those claims that still hold: the cheap question, asked often, that makes a cancel quick."""
+        if not claims:
+            return set()
+        fences = [sa.and_(jobs.c.id == c.id, jobs.c.attempt == c.attempt, jobs.c.state == "processing") for c in claims]
+        with self._db.read() as connection:
+            return set(connection.scalars(sa.select(jobs.c.id).where(sa.or_(*fences))))
+
+    def renew(self, claim: Claim, **columns: Any) -> None:
+        """The heartbeat; `columns` are what was learnt meanwhile, see `Described`.
+
+        Raises `LeaseLostError` where the lease ran out, or the job was cancelled or removed.
+        """
+        with self._db.write() as connection:
+            self._fenced(
+                connection,
+                claim,
+                jobs.c.lease_until > self._db.now,
+                lease_until=self._db.now + self.seconds,
+                **columns,
+            )
+
+    def chunks(self, claim: Claim) -> list[ChunkResult]:
+        """The chunks of earlier attempts, from the first on without a hole."""
+        with self._db.read() as connection:
+            query = sa.select(chunks.c.result).where(chunks.c.job_id == claim.id).order_by(chunks.c.index)
+            found = [chunk_from(result) for result in connection.scalars(query)]
+        return [chunk for place, chunk in enumerate(found) if chunk.index == place]
+
+    def append(self, claim: Claim, read: Sequence[ChunkResult], **columns: Any) -> None:
+        """Keep chunks that were read, and renew the lease; `columns` as for `renew`."""
+        with self._db.write() as connection:
+            self._fenced(connection, claim, lease_until=self._db.now + self.seconds, **columns)
+            self._keep(connection, claim, read)
+
+    def finish(self, claim: Claim, transcript: Transcript, read: Sequence[ChunkResult] = (), **columns: Any) -> None:
+        """Done: the last chunks, the result, the state and the webhook's promise, all or nothing."""
+        learnt = {**columns, "progress": 1.0, "audio_seconds": transcript.duration, "language": transcript.language}
+        with self._db.write() as connection:
+            row = self._to_rest(connection, claim, "done", **learnt, error=None)
+            self._keep(connection, claim, read)
+            connection.execute(
+                transcripts.insert().values(
+                    job_id=claim.id, transcript=transcript.to_dict(), text=transcript.text.casefold()
+                )
+            )
+            promise(connection, row["finished_at"], row, "done")
+
+    def fail(self, claim: Claim, error: StenografError) -> State:
+        """The attempt failed: back to the queue with a rest, if it may succeed later, else `error`."""
+        with self._db.write() as connection:
+            return self._failed(connection, claim, error, again=error.retryable, suspect=False)
+
+    def release(self, claim: Claim, read: Sequence[ChunkResult] = (), **columns: Any) -> None:
+        """Back to the queue without blame: the worker is stopping, or the job belongs to another lane (`lane=`)."""
+        with self._db.write() as connection:
+            self._fenced(connection, claim, **{**columns, **_WAITING})
+            self._keep(connection, claim, read)
+
+    def abandon(self, worker: str, *, blame: bool = True) -> int:
+        """A worker is gone, as its supervisor saw: its leases end now. Returns how many there were.
+
+        Without `blame` its jobs are queued again as if it had released them.
+        """
+        held = jobs.update().where(jobs.c.state == "processing", jobs.c.lease_owner == worker)
+        columns = {"lease_until": self._db.now - 1.0} if blame else _WAITING
+        with self._db.write() as connection:
+            return connection.execute(held.values(**columns)).rowcount
+
+    def reap(self) -> int:
+        """Take jobs whose lease ran out back to the queue, or to `error` after too many. Returns how many."""
+        expired = sa.select(jobs).where(jobs.c.state == "processing", jobs.c.lease_until < self._db.now)
+        with self._db.read() as connection:
+            if connection.execute(expired.limit(1)).first() is None:
+                return 0
+        with self._db.write() as connection:
+            rows = connection.execute(expired).mappings().all()
+            for row in rows:
+                error = WorkerLostError(
+                    f"The process that read {row['filename']} died or hung {row['failures'] + 1} times.",
+                    "Check the recording on its own, and the memory of the machine; then retry the task.",
+                )
+                self._failed(connection, Claim(job_from(row), row["attempt"]), error, again=True, suspect=True)
+        return len(rows)
+
+    def _failed(
+        self, connection: Connection, claim: Claim, error: StenografError, *, again: bool, suspect: bool
+    ) -> State:
+        failures = claim.job.failures
+        told = JobError(error.code, error.message, error.hint).to_dict()
+        if again and failures + 1 < self._max_attempts:
+            self._fenced(
+                connection,
+                claim,
+                run_at=self._db.now + RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)],
+                failures=failures + 1,
+                suspect=sa.or_(jobs.c.suspect, sa.literal(suspect)),
+                error=told,
+                **_WAITING,
+            )
+            return "queued"
+        row = self._to_rest(connection, claim, "error", failures=failures + 1, error=told)
+        promise(connection, row["finished_at"], row, "error")
+        return "error"
+
+    @staticmethod
+    def _keep(connection: Connection, claim: Claim, read: Sequence[ChunkResult]) -> None:
+        if read:
+            rows = [
+                {"job_id": claim.id, "index": c.index, "attempt": claim.attempt, "result": chunk_to(c)} for c in read
+            ]
+            connection.execute(chunks.insert(), rows)
+
+    def _to_rest(self, connection: Connection, claim: Claim, state: State, **columns: Any) -> RowMapping:
+        return self._fenced(connection, claim, **{**columns, **at_rest(self._db, state, self._retention)})
+
+    def _fenced(
+        self, connection: Connection, claim: Claim, *also: sa.ColumnElement[bool], **columns: Any
+    ) -> RowMapping:
+        update = (
+            jobs.update()
+            .where(jobs.c.id == claim.id, jobs.c.attempt == claim.attempt, jobs.c.state == "processing", *also)
+            .values(**columns)
+            .returning(jobs)
+        )
+        row = connection.execute(update).mappings().first()
+        if row is None:
+            raise LeaseLostError(
+                f"The task {claim.id} is not this worker's any more.", "It was cancelled, removed, or taken over."
+            )
+        return row
+
+
+def at_rest(database: Database, state: State, retention: float | None) -> dict[str, Any]:
+    """The columns of a job that comes to rest; `retention` is for jobs that name none, None or 0 keeps for ever."""
+    kept = sa.func.coalesce(jobs.c.retention, retention or 0.0)
+    return {
+        "state": state,
+        "stage": state,
+        "finished_at": database.now,
+        "expires_at": sa.case((kept > 0, database.now + kept), else_=sa.null()),
+        "lease_owner": None,
+        "lease_until": None,
+    }

@@ -1,0 +1,61 @@
+"""What a worker process is for, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stenograf.jobs.job import LANES, Lane
+from stenograf.settings import Settings
+
+RECYCLE = 75
+"""Exit status of a worker that wants to be replaced by a fresh one; sysexits calls it a temporary failure."""
+
+HUNG = 70
+"""Exit status of a worker that found itself hung."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a worker is for."""
+
+    name: str
+    slots: int
+    lanes: tuple[Lane, ...] = LANES
+    suspects: bool = False
+    """Whether it takes only jobs over which another worker died, one at a time, and ends when there are no more."""
+    nice: int = 5
+    """How far it gives way to other processes, 0 to 19: the service must answer while all processors compute."""
+    hinted: bool = True
+    """Whether the process that started it takes jobs in and tells of them."""
+    preload: bool = False
+    """Whether it loads the default model at once, if that is here."""
+
+    def lanes_of(self, slot: int) -> tuple[Lane, ...]:
+        """The lanes of a slot: where there are several, the first is kept for short recordings."""
+        return ("short",) if slot == 0 and self.slots > 1 and len(self.lanes) > 1 else self.lanes
+
+
+def posts(settings: Settings, *, hinted: bool, on_gpu: bool) -> list[Post]:
+    """The workers that a service has, and what each is for.
+
+    With two or more, some are kept for long recordings. They give way to the others, so that a voice note is hardly
+    slower beside a meeting: `benchmarks/service.py` has the figures.
+    """
+    workers = settings.workers or (1 if on_gpu or settings.slots == 1 else 2)
+    if workers == 1:
+        return [Post("worker-1", settings.slots, hinted=hinted, preload=True)]
+    long = workers // 2
+    long_slots = max(settings.slots // 3, long)
+    short_slots = max(settings.slots - long_slots, workers - long)
+    short = [
+        Post(f"short-{n + 1}", slots, ("short",), hinted=hinted, preload=True)
+        for n, slots in enumerate(_shares(short_slots, workers - long))
+    ]
+    return short + [
+        Post(f"long-{n + 1}", slots, ("long",), nice=15, hinted=hinted)
+        for n, slots in enumerate(_shares(long_slots, long))
+    ]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (n < total % parts) for n in range(parts)]

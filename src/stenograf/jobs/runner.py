@@ -1,0 +1,281 @@
+"""One job, from its claim to its end: what every kind of worker does, be it ours or Celery's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from stenograf import logs
+from stenograf.audio import AudioReader
+from stenograf.chunk import ChunkResult
+from stenograf.errors import CancelledError, LeaseLostError, OutOfMemoryError, StenografError, unexpected
+from stenograf.jobs.dispatch import Event
+from stenograf.jobs.files import FileStore
+from stenograf.jobs.job import SHORT_SECONDS, Claim, Job, Lane
+from stenograf.jobs.keeping import Keeping
+from stenograf.jobs.lease import Leases
+from stenograf.jobs.outbound import Outbound
+from stenograf.options import Options
+from stenograf.transcriber import Progress, Transcriber
+from stenograf.transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+FETCH_SECONDS = 3600.0
+"""How long the download of a recording may take."""
+
+
+class Models(Protocol):
+    """Where a runner gets its models and options from; `Runtime` is one."""
+
+    def use(self, name: str | None, headway: Callable[[], None]) -> AbstractContextManager[Transcriber]:
+        """A loaded model, by name or the default one, for the length of a `with`."""
+        ...
+
+    def options_of(self, asked: Mapping[str, Any]) -> Options:
+        """The options of a job; what was not asked is as the settings say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a runner refuses."""
+
+    duration: float | None = None
+    """Seconds of a recording."""
+    stall: float = 900.0
+    """Seconds without headway after which the worker is taken for hung."""
+
+
+class _Moved(Exception):  # noqa: N818 - no error
+    """The job belongs to another lane."""
+
+
+class Runner:
+    """Claims jobs and works on them; to be used by several threads, a job each."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        files: FileStore,
+        models: Models,
+        outbound: Outbound,
+        *,
+        worker: str,
+        limits: Limits,
+        tell: Callable[[Event], None] = lambda _event: None,
+        on_stall: Callable[[], None] = lambda: None,
+        lets_short_in: bool = False,
+    ) -> None:
+        """`worker` is the name that claims carry. `tell` hears of everything that changes.
+
+        With `lets_short_in` a long job lets short ones in between two of its chunks: for a worker with one slot.
+        """
+        self._leases = leases
+        self._files = files
+        self._models = models
+        self._outbound = outbound
+        self._worker = worker
+        self._limits = limits
+        self._tell = tell
+        self._on_stall = on_stall
+        self._lets_short_in = lets_short_in
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Claim nothing more; jobs under way end after their running chunks and go back to the queue."""
+        self._stopping.set()
+
+    def run_one(self, lanes: Sequence[Lane], *, suspects: bool = False) -> bool:
+        """Claim the most urgent job of these lanes and work on it to its end; False where there was none."""
+        if self._stopping.is_set():
+            return False
+        claim = self._leases.claim(self._worker, lanes, suspects=suspects)
+        if claim is None:
+            return False
+        with logs.bind(request_id=claim.job.request_id, task_id=claim.id):
+            self._changed(claim)
+            self._run(claim)
+            self._changed(claim)
+        return True
+
+    def _run(self, claim: Claim) -> None:
+        log.info("begun", extra={"attempt": claim.attempt, "lane": claim.job.lane, "file": claim.job.filename})
+        keeping = Keeping(
+            self._leases,
+            claim,
+            stall=self._limits.stall,
+            on_stall=self._on_stall,
+            notify=lambda: self._changed(claim),
+        )
+        started = time.monotonic()
+        try:
+            with keeping:
+                state = self._to_its_end(claim, keeping, started)
+        except LeaseLostError:
+            state = "lost"
+        log.info(state, extra={"attempt": claim.attempt, "seconds": round(time.monotonic() - started, 3)})
+
+    def _to_its_end(self, claim: Claim, keeping: Keeping, started: float) -> str:
+        try:
+            transcript = self._transcribe(claim, keeping)
+        except _Moved:
+            _, learnt = keeping.rest()
+            self._leases.release(claim, **{**learnt, "lane": "long"})
+            return "moved"
+        except CancelledError:
+            read, learnt = keeping.rest()
+            if keeping.lost:
+                raise LeaseLostError("cancelled, removed or taken over") from None
+            self._leases.release(claim, read, **learnt)
+            return "released"
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            return self._failed(claim, keeping, error)
+        read, learnt = keeping.rest()
+        if keeping.lost:
+            raise LeaseLostError("cancelled, removed or taken over")
+        self._leases.finish(claim, transcript, read, **learnt)
+        self._tell(
+            {
+                "event": "job_finished",
+                "state": "done",
+                "lane": claim.job.lane,
+                "model": transcript.model,
+                "wait": max((claim.job.started_at or 0) - claim.job.run_at, 0.0),
+                "run": time.monotonic() - started,
+                "audio": transcript.duration,
+                "attempt": claim.attempt,
+            }
+        )
+        return "done"
+
+    def _failed(self, claim: Claim, keeping: Keeping, error: Exception) -> str:
+        if isinstance(error, MemoryError):
+            told: StenografError = OutOfMemoryError(
+                f"There is not enough memory to read {claim.job.filename}.", "Choose a smaller model."
+            )
+        elif isinstance(error, StenografError):
+            told = error
+        else:
+            log.exception("something unexpected happened")
+            told = unexpected(claim.job.filename, error)
+        read, learnt = keeping.rest()
+        if keeping.lost:
+            raise LeaseLostError("cancelled, removed or taken over") from None
+        if read or learnt:
+            self._leases.append(claim, read, **learnt)
+        state = self._leases.fail(claim, told)
+        log.warning("failed: %s", told, extra={"code": told.code, "next": state})
+        if state == "error":
+            self._tell(
+                {
+                    "event": "job_finished",
+                    "state": "error",
+                    "lane": claim.job.lane,
+                    "model": learnt.get("model") or "",
+                    "attempt": claim.attempt,
+                }
+            )
+        return "failed"
+
+    def _transcribe(self, claim: Claim, keeping: Keeping) -> Transcript:
+        job = claim.job
+        file = job.file or self._fetch(claim, keeping)
+        path = self._files.path(file)
+        options = self._models.options_of(job.options)
+        self._files.open(file).close()  # gone by now? then say so, and not where it was looked for
+        with AudioReader(path, trim=options.trim, name=job.filename, longest=self._limits.duration) as reader:
+            length = reader.duration
+        if length is not None:
+            keeping.learn(audio_seconds=length)
+        if job.lane == "short" and (length or _least_seconds(job)) > SHORT_SECONDS:
+            raise _Moved
+        keeping.learn(stage="loading")
+        with self._models.use(job.options.get("model"), keeping.headway) as transcriber:
+            before = self._leases.chunks(claim) if claim.attempt > 1 else []
+            transcriber.check(options)
+            keeping.learn(
+                stage="transcribing",
+                model=transcriber.model,
+                engine=transcriber.engine,
+                device=transcriber.device,
+                compute_type=transcriber.compute_type,
+            )
+
+            def on_chunk(chunk: ChunkResult) -> None:
+                done = chunk.end / length if length else job.progress
+                keeping.keep(
+                    chunk, progress=min(done, 0.999), **({"language": chunk.language} if chunk.language else {})
+                )
+                if self._lets_short_in and job.lane == "long":
+                    self._let_short_in(keeping)
+
+            return transcriber.transcribe(
+                path,
+                options,
+                on_chunk=on_chunk,
+                on_progress=lambda progress: self._progress(keeping, progress),
+                cancelled=lambda: self._asked_to_stop(keeping),
+                draining=self._stopping.is_set,
+                longest=self._limits.duration,
+                done=before,
+                name=job.filename,
+            )
+
+    def _let_short_in(self, keeping: Keeping) -> None:
+        try:
+            with keeping.aside():
+                while not keeping.lost and self.run_one(("short",)):
+                    pass
+        except Exception:  # the long one can go on
+            log.exception("no short recording could be let in")
+
+    @staticmethod
+    def _progress(keeping: Keeping, progress: Progress) -> None:
+        if progress.fraction is not None:
+            keeping.learn(progress=min(progress.fraction, 0.999))
+
+    @staticmethod
+    def _asked_to_stop(keeping: Keeping) -> bool:
+        keeping.headway()  # it is asked after each block of sound: even hours of silence are headway
+        return keeping.lost
+
+    def _fetch(self, claim: Claim, keeping: Keeping) -> str:
+        """Bring the recording from its address; returns its name in the file store."""
+        assert claim.job.url is not None
+        keeping.learn(now=True, stage="fetching")
+        incoming = self._files.create()
+        try:
+            fetched = self._outbound.download(
+                claim.job.url,
+                incoming.write,
+                max_bytes=self._files.max_bytes,
+                timeout_seconds=FETCH_SECONDS,
+                on_progress=lambda *_: keeping.headway(),
+                cancelled=lambda: keeping.lost or self._stopping.is_set(),
+            )
+            name = incoming.commit()
+            columns = {"file": name, "size": incoming.size, "digest": incoming.digest}
+            if not PurePath(claim.job.filename).suffix:
+                columns |= {"filename": fetched.filename, "search": fetched.filename.casefold()}
+            self._leases.renew(claim, **columns)
+        except BaseException:
+            incoming.abort()
+            raise
+        return name
+
+    def _changed(self, claim: Claim) -> None:
+        self._tell({"event": "job", "job": claim.id})
+
+
+def _least_seconds(job: Job) -> float:
+    """For a recording that does not tell its length: as long as it is if each second takes 32 kB."""
+    return job.size / 32_000

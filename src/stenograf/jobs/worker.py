@@ -1,0 +1,235 @@
+"""A worker process: a few slots, each a thread that claims a job, works on it to its end, and claims the next."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import wave
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+import psutil
+
+from stenograf import logs
+from stenograf.errors import StenografError
+from stenograf.jobs.dispatch import Uplink
+from stenograf.jobs.files import FileStore
+from stenograf.jobs.job import LANES
+from stenograf.jobs.lease import Leases
+from stenograf.jobs.outbound import Outbound
+from stenograf.jobs.post import HUNG, RECYCLE, Post
+from stenograf.jobs.runner import Limits, Models, Runner
+from stenograf.options import Options
+from stenograf.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+"""How often an idle slot looks for work that no hint told of: of other processes, or jobs whose rest is over."""
+
+POLL_SECONDS_HINTED = 0.25
+"""The same where hints come."""
+
+SIGN_SECONDS = 1.0
+"""How often a worker shows that it lives and how much memory it takes."""
+
+IDLE_SECONDS = 120.0
+"""A worker for long recordings that had nothing to do for so long gives its memory back, by making way."""
+
+
+class Equipment(Models, Protocol):
+    """What a worker works with; `Runtime` is one."""
+
+    settings: Settings
+    on_load: Callable[[str, float], None]
+    """Told of each model that was loaded: its name, and the seconds that it took."""
+
+    @property
+    def leases(self) -> Leases: ...
+    @property
+    def files(self) -> FileStore: ...
+    @property
+    def outbound(self) -> Outbound: ...
+    def is_here(self, name: str | None) -> bool:
+        """Whether a model, or the default one, is on this machine."""
+        ...
+
+
+class Worker:
+    """The slots of one process."""
+
+    def __init__(self, post: Post, runtime: Equipment, uplink: Uplink, hints: threading.Event) -> None:
+        """`hints` is set when there may be work."""
+        settings = runtime.settings
+        self._post = post
+        self._runtime = runtime
+        self._uplink = uplink
+        self._hints = hints
+        self._name = f"{post.name}-{os.getpid()}"
+        self._memory = (settings.worker_memory * 1_000_000) or psutil.virtual_memory().total // 2
+        self._working = 0
+        self._used = time.monotonic()
+        self._has_worked = False
+        self._recycle = False
+        self._ended = threading.Event()
+        self._preloading = threading.Thread(target=self._preload, daemon=True, name="preload")
+        self._wakers = [threading.Event() for _ in range(post.slots)]
+        self._runner = Runner(
+            runtime.leases,
+            runtime.files,
+            runtime,
+            runtime.outbound,
+            worker=self._name,
+            limits=Limits(settings.max_duration or None, settings.stall),
+            tell=uplink.tell,
+            on_stall=self._hung,
+            lets_short_in=post.slots == 1 and post.lanes == LANES and not post.suspects,
+        )
+
+    def run(self) -> int:
+        """Work until told to stop; returns the exit status."""
+        threads = [
+            threading.Thread(target=self._serve_slot, args=(slot,), name=f"slot-{slot}", daemon=True)
+            for slot in range(self._post.slots)
+        ]
+        for thread in threads:
+            thread.start()
+        threading.Thread(target=self._pass_hints_on, daemon=True, name="hints-on").start()
+        if self._post.preload:
+            self._preloading.start()
+        while any(thread.is_alive() for thread in threads):
+            self._show_signs()
+            self._ended.wait(SIGN_SECONDS)
+            if self._ended.is_set():
+                for thread in threads:
+                    thread.join(SIGN_SECONDS)
+        return RECYCLE if self._recycle else 0
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the default model is still being loaded."""
+        return self._preloading.is_alive()
+
+    def stop(self) -> None:
+        """End after the running chunks; jobs that are not done go back to the queue."""
+        self._runner.stop()
+        self._ended.set()
+        self._hints.set()
+
+    def _serve_slot(self, slot: int) -> None:
+        lanes = self._post.lanes_of(slot)
+        poll = POLL_SECONDS_HINTED if self._post.hinted else POLL_SECONDS
+        waker = self._wakers[slot]
+        while not self._ended.is_set():
+            waker.clear()
+            try:
+                if self._recycle:
+                    return
+                self._working += 1
+                try:
+                    worked = self._runner.run_one(lanes, suspects=self._post.suspects)
+                finally:
+                    self._working -= 1
+            except StenografError as error:  # the database is out of reach: it may come back
+                log.error("a slot could not go on: %s", error)
+                self._ended.wait(SIGN_SECONDS)
+                continue
+            except Exception:
+                log.exception("a slot could not go on")
+                self._ended.wait(SIGN_SECONDS)
+                continue
+            if worked:
+                self._used, self._has_worked = time.monotonic(), True
+                self._watch_memory()
+            elif self._post.suspects:
+                return
+            else:
+                waker.wait(poll)
+
+    def _pass_hints_on(self) -> None:
+        while not self._ended.is_set():
+            self._hints.wait()
+            self._hints.clear()
+            for waker in self._wakers:
+                waker.set()
+
+    def _show_signs(self) -> None:
+        taken = psutil.Process().memory_info().rss
+        self._uplink.tell({"event": "worker_memory", "worker": self._post.name, "bytes": taken})
+        idle = not self._working and self._has_worked and time.monotonic() - self._used > IDLE_SECONDS
+        if idle and "short" not in self._post.lanes and not self._recycle:
+            log.info("nothing to do: giving the memory back")
+            self._recycle = True
+
+    def _watch_memory(self) -> None:
+        taken = psutil.Process().memory_info().rss
+        if taken > self._memory and not self._recycle:
+            log.warning(
+                "takes %d MB, more than %d: a fresh worker takes over", taken // 1_000_000, self._memory // 1_000_000
+            )
+            self._recycle = True
+
+    def _preload(self) -> None:
+        try:
+            if not self._runtime.is_here(None):
+                return  # it is fetched when someone wants it
+            with self._runtime.use(None, lambda: None) as transcriber:
+                for vad in (True, False):  # the first pass through each library takes its time: better now
+                    transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
+                log.info("the model %s is loaded", self._runtime.settings.default_model)
+        except StenografError as error:  # it will be said again, to whoever asks for the model
+            log.warning("the default model is not ready: %s", error)
+
+    def _hung(self) -> None:
+        log.critical("no headway for %g s: this worker is hung and ends itself", self._runtime.settings.stall)
+        self._uplink.tell({"event": "worker_hung", "worker": self._post.name})
+        os._exit(HUNG)
+
+
+def _silence() -> io.BytesIO:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(bytes(32_000))
+    file.seek(0)
+    return file
+
+
+def main(pipe: Connection, post: Post, runtime: Equipment) -> None:
+    """What a worker process runs."""
+    settings = runtime.settings
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent says what to do
+    logs.setup(level=settings.log_level, json=settings.log_format == "json", file=settings.log_path, process=post.name)
+    if post.nice and hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(post.nice)
+    hints = threading.Event()
+    stops: list[Callable[[], None]] = []
+    gone = threading.Event()
+
+    def end() -> None:
+        gone.set()
+        for stop in stops:
+            stop()
+
+    uplink = Uplink(pipe, on_hint=hints.set, on_gone=end)
+    runtime.on_load = lambda name, seconds: uplink.tell({"event": "model_loaded", "model": name, "seconds": seconds})
+    worker = Worker(post, runtime, uplink, hints)
+    stops.append(worker.stop)
+    signal.signal(signal.SIGTERM, lambda *_: end())
+    if gone.is_set():
+        return
+    status = worker.run()
+    if worker.is_loading:  # a thread in the engine's own code would crash a slower end
+        logging.shutdown()
+        os._exit(status)
+    sys.exit(status)
