@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stenograf.api.parameters import PARAMETERS, Parameters, is_secret, read, schema
+from stenograf.api.parameters import PARAMETERS, Parameters, read, schema
 from stenograf.errors import LanguageUnknownError, OptionInvalidError
 
 
@@ -125,9 +125,10 @@ def test_what_is_not_for_the_transcription_stands_apart() -> None:
         read([("webhook_secret", secret)])
 
 
-def test_secrets() -> None:
-    assert is_secret("whsec_" + "QUJD" * 8)
-    assert not is_secret("whsec_тест" + "QUJD" * 8)
+@pytest.mark.parametrize("secret", ["whsec_тест" + "QUJD" * 8, "whsec_QUJD", "secret"])
+def test_a_secret_of_another_form_is_refused(secret: str) -> None:
+    with pytest.raises(OptionInvalidError, match="whsec_"):
+        read([("webhook_url", "https://a.example/"), ("webhook_secret", secret)])
 
 
 def test_the_description_has_them_all() -> None:

@@ -186,7 +186,13 @@ class Runtime:
         from stenograf.jobs.crew import Crew
         from stenograf.jobs.webhooks import Webhooks
 
-        webhooks = Webhooks(self.database, self.outbound, secret=self.settings.webhook_secret, on_event=on_event)
+        webhooks = Webhooks(
+            self.database,
+            self.outbound,
+            secret=self.settings.webhook_secret,
+            on_event=on_event,
+            public_url=self.settings.public_url,
+        )
         return Crew(
             self.settings,
             self.jobs,

@@ -6,8 +6,6 @@ slip of the pen does not silently cost somebody an hour of transcribing with the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import math
 import re
@@ -17,6 +15,7 @@ from typing import Any
 
 from stenograf.errors import OptionInvalidError
 from stenograf.jobs.job import DEFAULT_PRIORITY
+from stenograf.jobs.webhooks import validate_secret
 from stenograf.options import MAX_BEAM_SIZE, MAX_PROMPT_CHARACTERS, Options
 
 MAX_RETENTION = 1e10
@@ -24,9 +23,6 @@ MAX_RETENTION = 1e10
 
 MAX_ADDRESS_CHARACTERS = 2000
 """Of a webhook's address or a recording's; some servers take no more."""
-
-_SECRET_BYTES = (24, 64)
-"""The least and the most that Standard Webhooks 1.0 allows for a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +160,11 @@ def _no_speakers(name: str, value: Any) -> None:
 
 def _secret(name: str, value: Any) -> str:
     text = _text(200)(name, value)
-    if not is_secret(text):
-        least, most = _SECRET_BYTES
-        raise invalid(
-            name,
-            f"The {name} is not of the form that Standard Webhooks wants.",
-            f"Give whsec_ and the base64 of {least} to {most} random bytes.",
-        )
-    return text
-
-
-def is_secret(text: str) -> bool:
-    """Whether it is `whsec_` and the base64 of 24 to 64 bytes."""
-    if not text.startswith("whsec_"):
-        return False
     try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return _SECRET_BYTES[0] <= len(key) <= _SECRET_BYTES[1]
+        validate_secret(text)
+    except OptionInvalidError as error:
+        raise invalid(name, error.message, error.hint) from None
+    return text
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,8 @@ from starlette.requests import HTTPConnection
 
 from stenograf.api.watch import Watcher
 from stenograf.jobs.dispatch import Event
-from stenograf.jobs.job import Lane
+from stenograf.jobs.job import Job, Lane
+from stenograf.jobs.post import posts
 from stenograf.metrics import Metrics
 from stenograf.runtime import Runtime
 
@@ -33,13 +34,26 @@ class Service:
         self.watcher = Watcher(self.store)
         self.wake: Callable[[], None] = lambda: None
         """Tells embedded workers that there may be work, from any thread; others look by themselves."""
+        self.promised: Callable[[], None] = lambda: None
+        """Tells the sender of webhooks that one was promised, from any thread; it looks by itself too."""
         self.in_flight: set[tuple[str, str]] = set()
         """Owner and idempotency key of the requests that are being received; for the event loop's thread only."""
 
     def slots_of(self, lane: Lane) -> int:
         """How many jobs of a lane run at once, for estimates."""
-        slots = self.settings.slots
-        return slots if lane == "short" else max(1, slots - 1)
+        workers = posts(self.settings, hinted=True)
+        return max(1, sum(lane in post.lanes_of(slot) for post in workers for slot in range(post.slots)))
+
+    def cancel(self, job_id: str, owner: str | None = None) -> Job:
+        """`JobStore.cancel`, and everyone who should know is told at once."""
+        before = self.store.get(job_id, owner)
+        job = self.store.cancel(job_id, owner)
+        if not before.at_rest:
+            self.watcher.changed(job.id)
+            self.promised()
+            gone = {"event": "job_finished", "state": "cancelled", "lane": job.lane, "model": job.model or "none"}
+            self.metrics.observe(gone)
+        return job
 
     def heard(self, event: Event) -> None:
         """Take in what workers tell; to be called from any thread."""

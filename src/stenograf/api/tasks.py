@@ -158,8 +158,7 @@ def remove(task_id: str, service: Served, principal: Sender) -> None:
 )
 def cancel(task_id: str, service: Served, principal: Sender) -> Task:
     """What was read so far is kept: a retry goes on from there. Cancelling again changes nothing."""
-    job = service.store.cancel(task_id, principal.view)
-    service.watcher.changed(job.id)
+    job = service.cancel(task_id, principal.view)
     return _shown(service, job)
 
 

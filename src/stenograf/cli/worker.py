@@ -35,7 +35,7 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
     runtime = Runtime(settings)
     runtime.database.migrate()
     metrics = Metrics(counts=runtime.jobs.counts)
-    crew = runtime.crew(hinted=False, on_event=lambda e: None if e["event"] == "job" else metrics.observe(e))
+    crew = runtime.crew(hinted=False, on_event=metrics.observe)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
@@ -38,9 +37,7 @@ class Crew:
         self._on_event = on_event
         self._webhooks = webhooks
         self._maintenance = Maintenance(store, leases, files, on_event=on_event)
-        self._supervisor = Supervisor(
-            leases, posts(settings, hinted=hinted, on_gpu=_on_gpu(settings)), work=work, on_event=self._heard
-        )
+        self._supervisor = Supervisor(leases, posts(settings, hinted=hinted), work=work, on_event=self._heard)
 
     def start(self) -> None:
         """Begin."""
@@ -51,6 +48,10 @@ class Crew:
     def wake(self) -> None:
         """There may be work."""
         self._supervisor.wake()
+
+    def promised(self) -> None:
+        """A webhook was promised: send it at once."""
+        self._webhooks.nudge()
 
     def processes(self) -> dict[str, int]:
         """Name -> pid of the workers that live."""
@@ -66,10 +67,3 @@ class Crew:
         if event["event"] == "job_finished":
             self._webhooks.nudge()
         self._on_event(event)
-
-
-def _on_gpu(settings: Settings) -> bool:
-    """Whether the models will likely run on a GPU; asked without loading an engine."""
-    if settings.device != "auto":
-        return settings.device.startswith("cuda")
-    return Path("/proc/driver/nvidia/gpus").exists()

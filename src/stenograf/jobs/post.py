@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stenograf.jobs.job import LANES, Lane
 from stenograf.settings import Settings
@@ -35,13 +36,13 @@ class Post:
         return ("short",) if slot == 0 and self.slots > 1 and len(self.lanes) > 1 else self.lanes
 
 
-def posts(settings: Settings, *, hinted: bool, on_gpu: bool) -> list[Post]:
+def posts(settings: Settings, *, hinted: bool) -> list[Post]:
     """The workers that a service has, and what each is for.
 
     With two or more, some are kept for long recordings. They give way to the others, so that a voice note is hardly
     slower beside a meeting: `benchmarks/service.py` has the figures.
     """
-    workers = settings.workers or (1 if on_gpu or settings.slots == 1 else 2)
+    workers = settings.workers or (1 if _on_gpu(settings) or settings.slots == 1 else 2)
     if workers == 1:
         return [Post("worker-1", settings.slots, hinted=hinted, preload=True)]
     long = workers // 2
@@ -59,3 +60,10 @@ def posts(settings: Settings, *, hinted: bool, on_gpu: bool) -> list[Post]:
 
 def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (n < total % parts) for n in range(parts)]
+
+
+def _on_gpu(settings: Settings) -> bool:
+    """Whether the models will likely run on a GPU; asked without loading an engine."""
+    if settings.device != "auto":
+        return settings.device.startswith("cuda")
+    return Path("/proc/driver/nvidia/gpus").exists()

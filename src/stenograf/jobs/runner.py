@@ -138,7 +138,7 @@ class Runner:
         except LeaseLostError:
             raise
         except Exception as error:
-            return self._failed(claim, keeping, error)
+            return self._failed(claim, keeping, error, started)
         read, learnt = keeping.rest()
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over")
@@ -157,7 +157,7 @@ class Runner:
         )
         return "done"
 
-    def _failed(self, claim: Claim, keeping: Keeping, error: Exception) -> str:
+    def _failed(self, claim: Claim, keeping: Keeping, error: Exception, started: float) -> str:
         if isinstance(error, MemoryError):
             told: StenografError = OutOfMemoryError(
                 f"There is not enough memory to read {claim.job.filename}.", "Choose a smaller model."
@@ -180,7 +180,8 @@ class Runner:
                     "event": "job_finished",
                     "state": "error",
                     "lane": claim.job.lane,
-                    "model": learnt.get("model") or "",
+                    "model": learnt.get("model") or claim.job.model or "none",
+                    "run": time.monotonic() - started,
                     "attempt": claim.attempt,
                 }
             )

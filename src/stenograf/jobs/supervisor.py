@@ -205,12 +205,6 @@ class Supervisor:
         self._pauses[hand.post.name] = pause
         self._due[hand.post.name] = time.monotonic() + pause
 
-    def _tell(self, event: Event) -> None:
-        try:
-            self._tell(event)
-        except Exception:  # whoever listens, the workers must be looked after
-            log.exception("nobody could be told of %s", event["event"])
-
     def _release(self, hand: _Hand, *, blame: bool) -> None:
         try:
             if self._leases.abandon(f"{hand.post.name}-{hand.process.pid}", blame=blame):
