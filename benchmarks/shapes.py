@@ -26,8 +26,16 @@ SHAPES = {
 VOCABULARY = 51_865
 
 
-def build(name: str, folder: Path, quantization: str = "int8") -> Path:
-    """Write a model of the shape `name` into `folder`."""
+END_OF_TEXT, FIRST_TIMESTAMP = 50_257, 50_364
+
+
+def build(name: str, folder: Path, quantization: str = "int8", *, tokens: int | None = None) -> Path:
+    """Write a model of the shape `name` into `folder`.
+
+    Random weights never end a text: they write until the window is full, and hop about between timestamps. With
+    `tokens` each window is read once and gives about so many tokens, as a trained model's would: the positions from there on
+    speak for the end of the text.
+    """
     width, heads, encoder_layers, decoder_layers = SHAPES[name]
     random = np.random.default_rng(0)
 
@@ -62,6 +70,15 @@ def build(name: str, folder: Path, quantization: str = "int8") -> Path:
     decoder.embeddings.weight = matrix(VOCABULARY, width)
     decoder.projection.weight = decoder.embeddings.weight
     decoder.scale_embeddings = False
+    if tokens is not None:
+        towards_end = np.zeros(width, np.float32)
+        towards_end[0] = 1.0
+        decoder.position_encodings.encodings[tokens:] += 8 * towards_end
+        decoder.projection.weight = decoder.embeddings.weight.copy()
+        decoder.projection.weight[END_OF_TEXT] = 8 * towards_end
+        decoder.projection.bias = np.zeros(VOCABULARY, np.float32)
+        decoder.projection.bias[FIRST_TIMESTAMP:] = -100.0
+        decoder.projection.bias[END_OF_TEXT] = -40.0  # more than the chance direction of a state can outweigh
     norm(encoder.layer_norm)
     norm(decoder.layer_norm)
     for layer in encoder.layer:

@@ -21,8 +21,10 @@ from stenograf.audio import BLOCK_SECONDS, SAMPLE_RATE, AudioReader, Source
 from stenograf.resampling import is_sound
 
 
-def read(source: Source, trim: float | None = None) -> tuple[npt.NDArray[np.float32], AudioReader]:
-    with AudioReader(source, trim=trim) as reader:
+def read(
+    source: Source, trim: float | None = None, longest: float | None = None
+) -> tuple[npt.NDArray[np.float32], AudioReader]:
+    with AudioReader(source, trim=trim, longest=longest) as reader:
         return np.concatenate(list(reader.blocks())), reader
 
 
@@ -373,3 +375,98 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_text(content)
         fails(path, errors.InputError)
+
+
+# Recordings that are longer than is taken
+
+
+def unclaimed_flac(path: Path, seconds: float) -> Path:
+    """Silence, a few hundred bytes a minute, whose header does not say how long it is."""
+    data = bytearray(media.write(path, np.zeros(round(seconds * SAMPLE_RATE), np.float32), rate=8_000).read_bytes())
+    assert data[:4] == b"fLaC"
+    samples = int.from_bytes(data[18:26]) & (1 << 36) - 1  # STREAMINFO: the lower 36 bits of these 8 bytes
+    assert samples == round(seconds * 8_000)
+    data[18:26] = (int.from_bytes(data[18:26]) - samples).to_bytes(8)
+    path.write_bytes(data)
+    return path
+
+
+class Pipe(io.BytesIO):
+    """What a muxer cannot go back in: so it cannot write the length into the header afterwards."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def holes(count: int, hole: float) -> bytes:
+    """A matroska of `count` packets of nothing, each so many seconds after the one before."""
+    pipe = Pipe()
+    pipe.seek = None  # type: ignore[assignment, method-assign]
+    with av.open(pipe, "w", format="matroska") as container:
+        stream = container.add_stream("libopus", rate=48_000)
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        for number in range(count):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), format="flt", layout="mono")
+            frame.sample_rate = 48_000
+            frame.pts = round(number * hole * 48_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return pipe.getvalue()
+
+
+def test_a_recording_that_says_that_it_is_too_long_is_not_even_read(tmp_path: Path) -> None:
+    for suffix in (".flac", ".ogg", ".mp3", ".m4a", ".wav"):
+        path = media.write(tmp_path / f"tone{suffix}", media.tone(3.0))
+        with pytest.raises(errors.RecordingTooLongError, match=path.name):
+            AudioReader(path, longest=2.0)
+        samples, _ = read(path, longest=4.0)
+        assert len(samples) > 2.8 * SAMPLE_RATE
+
+
+def test_a_header_that_lies_about_a_long_recording(tmp_path: Path) -> None:
+    wav_file = bytearray(wav(1, 8_000, np.zeros(8_000, np.int16)))
+    at = wav_file.index(b"data") + 4
+    wav_file[at : at + 4] = (0x7FFFFFF0).to_bytes(4, "little")  # says 37 hours, holds a second
+    with pytest.raises(errors.RecordingTooLongError):
+        AudioReader(io.BytesIO(wav_file), longest=3600)
+
+
+def test_a_few_bytes_that_decode_to_more_than_is_taken(tmp_path: Path) -> None:
+    path = unclaimed_flac(tmp_path / "bomb.flac", 120)
+    assert path.stat().st_size < 10_000
+    with AudioReader(path) as reader:
+        assert reader.duration is None
+    with AudioReader(path, longest=30) as reader, pytest.raises(errors.RecordingTooLongError, match=r"bomb\.flac"):
+        for _ in reader.blocks():
+            assert reader.seconds_read <= 30
+    samples, _ = read(path, longest=125)
+    assert len(samples) == pytest.approx(120 * SAMPLE_RATE, rel=0.01)
+
+
+def test_a_few_bytes_with_hours_of_holes() -> None:
+    data = holes(100, 590.0)
+    assert len(data) < 20_000
+    with AudioReader(io.BytesIO(data)) as reader:
+        assert reader.duration is None
+    given = 0
+    with AudioReader(io.BytesIO(data), longest=600) as reader, pytest.raises(errors.RecordingTooLongError):
+        for block in reader.blocks():
+            given += len(block)
+            assert len(block) <= BLOCK_SECONDS * SAMPLE_RATE
+    assert given <= 600 * SAMPLE_RATE
+
+
+def test_the_trimmed_start_of_a_long_recording_is_taken(tmp_path: Path) -> None:
+    path = media.write(tmp_path / "tone.flac", media.tone(30.0))
+    samples, reader = read(path, trim=5.0, longest=6.0)
+    assert len(samples) == 5 * SAMPLE_RATE
+    assert reader.warnings == []
+    bomb, _ = read(unclaimed_flac(tmp_path / "bomb.flac", 60), trim=5.0, longest=6.0)
+    assert len(bomb) == 5 * SAMPLE_RATE
+
+
+def test_no_limit_is_any_length(tmp_path: Path) -> None:
+    path = media.write(tmp_path / "tone.flac", media.tone(3.0))
+    for longest in (None, 0.0):
+        assert len(read(path, longest=longest)[0]) == 3 * SAMPLE_RATE

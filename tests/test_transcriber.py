@@ -14,7 +14,13 @@ import media
 from conftest import Clip, clips
 from stenograf.audio import AudioReader
 from stenograf.chunk import ChunkResult
-from stenograf.errors import CancelledError, FileMissingError, LanguageUnknownError, OptionInvalidError
+from stenograf.errors import (
+    CancelledError,
+    FileMissingError,
+    LanguageUnknownError,
+    OptionInvalidError,
+    RecordingTooLongError,
+)
 from stenograf.options import Options
 from stenograf.transcriber import Progress, Transcriber
 
@@ -184,6 +190,68 @@ def test_a_retry_goes_on_after_the_last_chunk(whisper: Transcriber) -> None:
     assert [chunk.index for chunk in again] == [chunk.index for chunk in chunks[3:]]
     assert resumed.segments == whole.segments
     assert (resumed.language, resumed.language_probability) == (whole.language, whole.language_probability)
+
+
+# Draining, and recordings that are too long
+
+
+def test_draining_hands_out_what_is_being_read_and_begins_nothing_new(whisper: Transcriber) -> None:
+    clip = long()
+    whole: list[ChunkResult] = []
+    options = Options(language="ru", beam_size=1)
+    undisturbed = whisper.transcribe(clip.path, options, on_chunk=whole.append)
+    kept: list[ChunkResult] = []
+    with pytest.raises(CancelledError):
+        whisper.transcribe(clip.path, options, on_chunk=kept.append, draining=lambda: len(kept) >= 2)
+    assert 2 <= len(kept) < len(whole) - 2
+    assert kept == whole[: len(kept)]
+    again = whisper.transcribe(clip.path, options, done=kept, draining=lambda: False)
+    assert again.segments == undisturbed.segments
+
+
+def test_draining_before_anything_was_read(whisper: Transcriber) -> None:
+    kept: list[ChunkResult] = []
+    for language in ("ru", None):
+        with pytest.raises(CancelledError):
+            whisper.transcribe(long().path, Options(language=language), on_chunk=kept.append, draining=lambda: True)
+    assert kept == []
+
+
+def test_draining_in_hours_of_silence(whisper: Transcriber, tmp_path: Path) -> None:
+    path = media.write(tmp_path / "silence.flac", np.zeros(16_000 * 300, np.float32))
+    asked = []
+
+    def draining() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(CancelledError):
+        whisper.transcribe(path, draining=draining)
+    assert len(asked) < 10
+
+
+def test_a_cancel_while_draining_is_a_cancel(whisper: Transcriber) -> None:
+    kept: list[ChunkResult] = []
+    with pytest.raises(CancelledError):
+        whisper.transcribe(
+            long().path,
+            Options(language="ru", beam_size=1),
+            on_chunk=kept.append,
+            draining=lambda: bool(kept),
+            cancelled=lambda: bool(kept),
+        )
+    assert len(kept) == 1
+
+
+def test_a_recording_that_is_too_long(whisper: Transcriber, tmp_path: Path) -> None:
+    read: list[ChunkResult] = []
+    with pytest.raises(RecordingTooLongError, match="meeting"):
+        whisper.transcribe(long().path, on_chunk=read.append, longest=20, name="meeting.ogg")
+    assert read == []
+    clip = short("whisper-test")
+    assert whisper.transcribe(clip.path, Options(language="ru"), longest=clip.duration + 1).text
+    first = long().data["sentences"][0]["end"]
+    assert whisper.transcribe(long().path, Options(language="ru", trim=first), longest=first + 1).text
 
 
 # What cannot be done is refused before the work

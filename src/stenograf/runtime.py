@@ -50,8 +50,8 @@ class Runtime:
             token=settings.hub_token,
             offline=settings.offline,
         )
-        self.on_load: Callable[[str, float], None] = lambda _name, _seconds: None
-        """Told of each model that was loaded: its name, and the seconds that it took."""
+        self.on_load: Callable[[str, float, str], None] = lambda _name, _seconds, _device: None
+        """Told of each model that was loaded: its name, the seconds that it took, and where it runs."""
 
     def model_files(
         self,
@@ -99,7 +99,7 @@ class Runtime:
             variant=files.onnx_type,
             threads=self.settings.threads,
         )
-        self.on_load(files.name, time.monotonic() - started)
+        self.on_load(files.name, time.monotonic() - started, loaded.device)
         return Transcriber(
             loaded,
             model=files.name,

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from stenograf._version import __version__
-from stenograf.api import errors, keys, tasks
+from stenograf.api import docs, errors, keys, operation, tasks
 from stenograf.api.measure import MetricsMiddleware
 from stenograf.api.schemas import Problem
 from stenograf.api.security import add_security
@@ -23,6 +23,8 @@ from stenograf.api.service import Service
 FAMILIES: tuple[APIRouter, ...] = (
     tasks.router,  # /api/v1/transcribe, /api/v1/tasks
     keys.router,  # /api/v1/keys, /api/v1/token
+    operation.router,  # /, /health, /ready, /metrics
+    docs.router,  # /docs, /redoc
 )
 """All endpoints, one line a family."""
 

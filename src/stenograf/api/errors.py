@@ -310,16 +310,26 @@ def title_of(code: str) -> str:
     return code.replace("_", " ").capitalize()
 
 
+def kinds() -> dict[str, type[StenografError]]:
+    """All errors by their codes."""
+    return {kind.code: kind for kind in _tree(StenografError)}
+
+
+def about_of(kind: type[StenografError]) -> str:
+    """What an error means, in a sentence."""
+    return (kind.__doc__ or "").split("\n", maxsplit=1)[0]
+
+
 COMMON = ("unauthorized", "forbidden", "rate_limited", "internal", "database_failed")
 """Codes that every endpoint behind a key can answer with."""
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The error responses of an endpoint for its OpenAPI description: those of `codes` and the `COMMON` ones."""
-    kinds = {kind.code: kind for kind in _tree(StenografError)}
+    known = kinds()
     responses: dict[int | str, dict[str, Any]] = {}
     for code in sorted({*codes, *COMMON}, key=lambda code: (STATUS[code], code)):
-        about = (kinds[code].__doc__ or "").split("\n", maxsplit=1)[0]
+        about = about_of(known[code])
         status = STATUS[code]
         response = responses.setdefault(
             status,

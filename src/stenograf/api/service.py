@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import Depends
@@ -13,6 +14,7 @@ from stenograf.jobs.dispatch import Event
 from stenograf.jobs.job import Job, Lane
 from stenograf.jobs.post import posts
 from stenograf.metrics import Metrics
+from stenograf.models import catalog
 from stenograf.runtime import Runtime
 
 
@@ -36,8 +38,21 @@ class Service:
         """Tells embedded workers that there may be work, from any thread; others look by themselves."""
         self.promised: Callable[[], None] = lambda: None
         """Tells the sender of webhooks that one was promised, from any thread; it looks by itself too."""
+        self.workers: Callable[[], Mapping[str, int]] | None = None
+        """Name -> pid of the embedded workers that live, from any thread; None where they run elsewhere."""
+        self.devices: dict[str, str] = {}
+        """Model -> the device that it was last loaded on."""
+        self.load_error: str | None = None
+        """The code of the error that kept the default model from being loaded the last time."""
         self.in_flight: set[tuple[str, str]] = set()
         """Owner and idempotency key of the requests that are being received; for the event loop's thread only."""
+
+    @property
+    def default_model(self) -> str:
+        """The default model by its own name: the catalog's, or its folder's."""
+        name = self.settings.default_model
+        entry = catalog.find(name)
+        return entry.name if entry else PurePath(name).name
 
     def slots_of(self, lane: Lane) -> int:
         """How many jobs of a lane run at once, for estimates."""
@@ -59,7 +74,13 @@ class Service:
         """Take in what workers tell; to be called from any thread."""
         if event["event"] == "job":
             self.watcher.changed(event["job"])
+        elif event["event"] == "model_failed":
+            self.load_error = event["code"]
         else:
+            if event["event"] == "model_loaded":
+                self.devices[event["model"]] = event["device"]
+                if event["model"] == self.default_model:
+                    self.load_error = None
             self.metrics.observe(event)
 
     def close(self) -> None:

@@ -87,6 +87,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     service = Service(runtime)
     crew = runtime.crew(hinted=True, on_event=service.heard)
     service.wake = crew.wake
+    service.workers = crew.processes
     service.promised = crew.promised
 
     class Server(uvicorn.Server):

@@ -23,7 +23,9 @@ class Post:
     slots: int
     lanes: tuple[Lane, ...] = LANES
     suspects: bool = False
-    """Whether it takes only jobs over which another worker died, one at a time, and ends when there are no more."""
+    """Whether it takes only jobs over which another worker died, one at a time."""
+    on_demand: bool = False
+    """Whether it is started when there is work for it, and ends after a while without: its memory is not held idle."""
     nice: int = 5
     """How far it gives way to other processes, 0 to 19: the service must answer while all processors compute."""
     hinted: bool = True
@@ -42,7 +44,7 @@ def posts(settings: Settings, *, hinted: bool) -> list[Post]:
     With two or more, some are kept for long recordings. They give way to the others, so that a voice note is hardly
     slower beside a meeting: `benchmarks/service.py` has the figures.
     """
-    workers = settings.workers or (1 if _on_gpu(settings) or settings.slots == 1 else 2)
+    workers = settings.workers or (1 if on_gpu(settings) or settings.slots == 1 else 2)
     if workers == 1:
         return [Post("worker-1", settings.slots, hinted=hinted, preload=True)]
     long = workers // 2
@@ -53,7 +55,7 @@ def posts(settings: Settings, *, hinted: bool) -> list[Post]:
         for n, slots in enumerate(_shares(short_slots, workers - long))
     ]
     return short + [
-        Post(f"long-{n + 1}", slots, ("long",), nice=15, hinted=hinted)
+        Post(f"long-{n + 1}", slots, ("long",), nice=15, hinted=hinted, on_demand=True)
         for n, slots in enumerate(_shares(long_slots, long))
     ]
 
@@ -62,7 +64,7 @@ def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (n < total % parts) for n in range(parts)]
 
 
-def _on_gpu(settings: Settings) -> bool:
+def on_gpu(settings: Settings) -> bool:
     """Whether the models will likely run on a GPU; asked without loading an engine."""
     if settings.device != "auto":
         return settings.device.startswith("cuda")

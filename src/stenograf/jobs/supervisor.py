@@ -65,7 +65,7 @@ class Supervisor:
         """`work` is what each process runs; `on_event` is called in the supervisor's thread, with what workers tell."""
         self._work = work
         self._leases = leases
-        self._posts = posts
+        self._posts = [*posts, Post(QUARANTINE, 1, LANES, suspects=True, nice=10, on_demand=True)]
         self._on_event = on_event
         self._context = multiprocessing.get_context("spawn")
         self._hands: dict[str, _Hand] = {}
@@ -79,7 +79,8 @@ class Supervisor:
     def start(self) -> None:
         """Start the workers and watch over them."""
         for post in self._posts:
-            self._hire(post)
+            if not post.on_demand:
+                self._hire(post)
         self._thread.start()
 
     def wake(self) -> None:
@@ -213,13 +214,11 @@ class Supervisor:
             log.error("%s", error)
 
     def _fill(self) -> None:
-        """Replace who is gone, and see to jobs over which a worker died."""
+        """Replace who is gone, and start who is needed."""
         for post in self._posts:
-            if post.name not in self._hands and time.monotonic() >= self._due.get(post.name, 0.0):
+            due = post.name not in self._hands and time.monotonic() >= self._due.get(post.name, 0.0)
+            if due and (not post.on_demand or self._leases.waiting(post.lanes, suspects=post.suspects)):
                 self._hire(post)
-        due = time.monotonic() >= self._due.get(QUARANTINE, 0.0)
-        if QUARANTINE not in self._hands and due and self._leases.waiting(LANES, suspects=True):
-            self._hire(Post(QUARANTINE, 1, LANES, suspects=True, nice=10))
 
 
 @contextlib.contextmanager

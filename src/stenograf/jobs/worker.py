@@ -19,6 +19,7 @@ import psutil
 
 from stenograf import logs
 from stenograf.errors import StenografError
+from stenograf.jobs.allocation import give_back
 from stenograf.jobs.dispatch import Uplink
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
@@ -41,15 +42,21 @@ SIGN_SECONDS = 1.0
 """How often a worker shows that it lives and how much memory it takes."""
 
 IDLE_SECONDS = 120.0
-"""A worker for long recordings that had nothing to do for so long gives its memory back, by making way."""
+"""A worker on demand that had nothing to do for so long ends, and its memory is free."""
+
+QUARANTINE_SECONDS = 5.0
+"""The same for the one that takes suspects: they are rare, and have had their rest when it is started."""
+
+TRIM_SECONDS = 0.9
+"""Without work for so long, a worker gives memory that was freed back to the system."""
 
 
 class Equipment(Models, Protocol):
     """What a worker works with; `Runtime` is one."""
 
     settings: Settings
-    on_load: Callable[[str, float], None]
-    """Told of each model that was loaded: its name, and the seconds that it took."""
+    on_load: Callable[[str, float, str], None]
+    """Told of each model that was loaded: its name, the seconds that it took, and where it runs."""
 
     @property
     def leases(self) -> Leases: ...
@@ -148,8 +155,6 @@ class Worker:
             if worked:
                 self._used, self._has_worked = time.monotonic(), True
                 self._watch_memory()
-            elif self._post.suspects:
-                return
             else:
                 waker.wait(poll)
 
@@ -163,10 +168,16 @@ class Worker:
     def _show_signs(self) -> None:
         taken = psutil.Process().memory_info().rss
         self._uplink.tell({"event": "worker_memory", "worker": self._post.name, "bytes": taken})
-        idle = not self._working and self._has_worked and time.monotonic() - self._used > IDLE_SECONDS
-        if idle and "short" not in self._post.lanes and not self._recycle:
-            log.info("nothing to do: giving the memory back")
-            self._recycle = True
+        if self._working:
+            return
+        idle = time.monotonic() - self._used
+        if self._has_worked and idle > TRIM_SECONDS:
+            self._has_worked = False
+            give_back()
+        patience = QUARANTINE_SECONDS if self._post.suspects else IDLE_SECONDS
+        if self._post.on_demand and idle > patience:
+            log.info("nothing to do: this worker ends until it is needed again")
+            self.stop()
 
     def _watch_memory(self) -> None:
         taken = psutil.Process().memory_info().rss
@@ -184,8 +195,10 @@ class Worker:
                 for vad in (True, False):  # the first pass through each library takes its time: better now
                     transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
                 log.info("the model %s is loaded", self._runtime.settings.default_model)
+            self._used, self._has_worked = time.monotonic(), True
         except StenografError as error:  # it will be said again, to whoever asks for the model
             log.warning("the default model is not ready: %s", error)
+            self._uplink.tell({"event": "model_failed", "code": error.code})
 
     def _hung(self) -> None:
         log.critical("no headway for %g s: this worker is hung and ends itself", self._runtime.settings.stall)
@@ -222,7 +235,9 @@ def main(pipe: Connection, post: Post, runtime: Equipment) -> None:
             stop()
 
     uplink = Uplink(pipe, on_hint=hints.set, on_gone=end)
-    runtime.on_load = lambda name, seconds: uplink.tell({"event": "model_loaded", "model": name, "seconds": seconds})
+    runtime.on_load = lambda name, seconds, device: uplink.tell(
+        {"event": "model_loaded", "model": name, "seconds": seconds, "device": device}
+    )
     worker = Worker(post, runtime, uplink, hints)
     stops.append(worker.stop)
     signal.signal(signal.SIGTERM, lambda *_: end())

@@ -1,0 +1,145 @@
+"""Careful clients: they repeat what got no answer, under the key of the first try."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from chaos.recordings import Recording, without_timings
+
+TIMEOUT = httpx2.Timeout(1.5, connect=1.0)
+"""Shorter than a freeze, so that there are answers that come too late."""
+
+GIVE_UP_SECONDS = 90.0
+PAUSE = 0.3
+"""Seconds before the next try, whatever the service asks for: this is a test of the service."""
+
+AT_ONCE = 4
+"""So many clients there are."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A recording that was answered with 202."""
+
+    recording: Recording
+    filename: str
+    task: str
+    tries: int
+    replayed: bool
+    """Whether an earlier try had been taken, and its answer was lost."""
+
+
+class Client:
+    """One client, for one thread."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx2.Client(base_url=url, trust_env=False, timeout=TIMEOUT)
+        self.tries = 0
+        """Of the latest request."""
+
+    def submit(self, recording: Recording, filename: str, **options: str) -> Sent:
+        """Send a recording, once."""
+        answer = self._insist(
+            "POST",
+            "/api/v1/transcribe",
+            headers={"Idempotency-Key": f"chaos {filename}"},
+            files={"file": (filename, recording.path.read_bytes())},
+            data={**recording.options, **options},
+        )
+        assert answer.status_code == 202, answer.text
+        replayed = answer.headers.get("Idempotency-Replayed") == "true"
+        return Sent(recording, filename, answer.json()["task_id"], self.tries, replayed)
+
+    def look(self, task: str) -> dict[str, Any]:
+        """The task as it is now."""
+        answer = self._insist("GET", f"/api/v1/tasks/{task}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def result(self, task: str) -> dict[str, Any]:
+        """The transcript of a task that is done, without `timings`."""
+        answer = self._insist("GET", f"/api/v1/tasks/{task}/result")
+        assert answer.status_code == 200, answer.text
+        return without_timings(answer.json())
+
+    def _insist(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        self.tries = 0
+        while True:
+            self.tries += 1
+            reason = ""
+            try:
+                answer = self._client.request(method, path, **arguments)
+                # 503: stopping, or its database is held by a process that is frozen; 409: an earlier try is under way.
+                if answer.status_code not in (409, 503):
+                    return answer
+                reason = answer.text
+            except httpx2.TransportError as error:
+                reason = repr(error)
+            assert time.monotonic() < deadline, f"{method} {path} came to nothing: {reason}"
+            time.sleep(PAUSE)
+
+
+class Clients:
+    """Several clients that share a pile of recordings."""
+
+    def __init__(self, url: str, recordings: Sequence[Recording], *, pause: float, **options: str) -> None:
+        """One recording is taken from the pile every `pause` seconds; `options` go with each."""
+        self.sent: list[Sent] = []
+        """The order is that of the answers."""
+        self.seen: dict[str, dict[str, Any]] = {}
+        """Task -> its transcript, as it was when a client first saw the task done."""
+        self._url = url
+        self._pile = list(enumerate(recordings))[::-1]
+        self._pause = pause
+        self._options = options
+        self._failures: list[BaseException] = []
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(AT_ONCE)]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until the pile is sent; raises what went wrong."""
+        for thread in self._threads:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def _run(self) -> None:
+        client = Client(self._url)
+        own: list[Sent] = []
+        try:
+            while (following := self._take()) is not None:
+                number, recording = following
+                own.append(client.submit(recording, f"{number:04}-{recording.path.name}", **self._options))
+                with self._lock:
+                    self.sent.append(own[-1])
+                self._look_back(client, own)
+        except BaseException as error:
+            self._failures.append(error)
+
+    def _take(self) -> tuple[int, Recording] | None:
+        with self._lock:  # held while it waits: the others' turn comes after
+            if not self._pile or self._failures:
+                return None
+            time.sleep(self._pause)
+            return self._pile.pop()
+
+    def _look_back(self, client: Client, own: list[Sent]) -> None:
+        """Look at one that was sent before; one that is done must stay so, with the same result."""
+        earlier = own[len(own) // 2].task
+        if client.look(earlier)["status"] == "done":
+            result = client.result(earlier)
+            with self._lock:
+                first = self.seen.setdefault(earlier, result)
+            assert first == result

@@ -1,0 +1,63 @@
+"""What is sent: real recordings, each with what an undisturbed run reads in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media import RATE, write
+from stenograf.audio import AudioReader, Samples
+from stenograf.chunk import ChunkResult
+from stenograf.runtime import Runtime
+
+CLIPS = Path(__file__).parent.parent / "audio"
+PAUSE = np.zeros(RATE, np.float32)
+"""Between the parts of a recording that is put together: a second, so that a chunk ends there or before."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file, how it is to be read, and what comes of it where nothing goes wrong."""
+
+    path: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+    """As the form has them."""
+    transcript: Mapping[str, Any] = field(default_factory=dict)
+    """Of the undisturbed run, in the JSON of the wire, without `timings`."""
+    chunks: int = 0
+    """How many pieces the model reads it in."""
+
+
+def samples_of(path: Path) -> Samples:
+    """The sound of a file."""
+    with AudioReader(path) as reader:
+        return np.concatenate(list(reader.blocks()))
+
+
+def joined(path: Path, parts: list[Path]) -> Path:
+    """Write a longer recording, made of others with a second of silence between them."""
+    pieces = [piece for part in parts for piece in (samples_of(part), PAUSE)]
+    return write(path, np.concatenate(pieces))
+
+
+def undisturbed(path: Path, runtime: Runtime, **options: str) -> Recording:
+    """Read a file in this process, with the settings of the service."""
+    read: list[ChunkResult] = []
+    asked = {name: value for name, value in options.items() if name != "model"}
+    with runtime.use(options.get("model"), lambda: None) as transcriber:
+        transcript = transcriber.transcribe(path, runtime.options_of(asked), on_chunk=read.append)
+    return Recording(path, options, without_timings(transcript.to_dict()), len(read))
+
+
+def without_timings(transcript: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a transcript that must be the same in every run."""
+    return {name: value for name, value in transcript.items() if name != "timings"}
+
+
+def clip(name: str) -> Path:
+    """A recording of `tests/audio`."""
+    return CLIPS / name

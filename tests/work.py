@@ -1,0 +1,200 @@
+"""Jobs for the tests: a service's folder, recordings handed in, and a model that is watched while it reads."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stenograf.chunk import Chunk, ChunkResult
+from stenograf.engines import Capabilities, LoadedModel
+from stenograf.jobs.database import Database
+from stenograf.jobs.job import Claim, Job, Lane, NewJob
+from stenograf.jobs.lease import Leases
+from stenograf.jobs.store import JobStore
+from stenograf.jobs.tables import jobs, metadata
+from stenograf.options import Options
+from stenograf.runtime import Runtime
+from stenograf.settings import Settings
+from stenograf.transcriber import Transcriber
+from stenograf.transcript import Segment, Transcript, Word
+
+TESTS = Path(__file__).parent
+AUDIO = TESTS / "audio"
+SHORT = AUDIO / "ru-01.flac"
+LONG = AUDIO / "ru-long.ogg"
+
+
+@cache
+def _tables() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.db")
+        database = Database(f"sqlite:///{path}")
+        database.migrate()
+        database.close()
+        return path.read_bytes()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Database]:
+    """A new database with its tables."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_tables())  # to migrate each would take most of the time of the tests
+    made = Database(f"sqlite:///{path}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def runtime(folder: Path, **settings: Any) -> Iterator[Runtime]:
+    """What a service has, with its tables made."""
+    chosen = Settings(
+        data_dir=folder,
+        models_dir=TESTS / "models",
+        default_model="whisper-test",
+        default_language="ru",
+        beam_size=1,
+        offline=True,
+        **settings,
+    )
+    with opened(folder / "stenograf.db"):
+        made = Runtime(chosen)
+        try:
+            yield made
+        finally:
+            made.database.close()
+
+
+def hand_in(made: Runtime, recording: Path, **new: Any) -> Job:
+    """A copy of a recording, handed in as a client would."""
+    incoming = made.files.create()
+    incoming.write(recording.read_bytes())
+    asked = {
+        "owner": "ann",
+        "options": {},
+        "filename": recording.name,
+        "file": incoming.commit(),
+        "size": incoming.size,
+        "digest": incoming.digest,
+    }
+    return made.jobs.add(NewJob(**{**asked, **new}))[0]
+
+
+def add(store: JobStore, **new: Any) -> Job:
+    """A job without a recording: for what happens in the database alone."""
+    return store.add(NewJob(**{"owner": "ann", "options": {}, "filename": "a.ogg", "size": 1, **new}))[0]
+
+
+def claim(leases: Leases, worker: str = "w", lanes: tuple[Lane, ...] = ("short", "long"), **more: Any) -> Claim:
+    """A claim that must succeed."""
+    found = leases.claim(worker, lanes, **more)
+    assert found is not None
+    return found
+
+
+def chunk(index: int, text: str = "Раз.") -> ChunkResult:
+    """A chunk of one second that was read; its numbers have all the digits that a float has."""
+    start = index + 0.1 + 0.2
+    word = Word(start, start + 1 / 3, text, 2 / 3)
+    segment = Segment(start, start + 1 / 3, text, (word,), None, -1 / 7, 1e-9, 1 / 9)
+    return ChunkResult(index, start, start + 1, (segment,), "ru", 0.7 + 1e-16)
+
+
+def transcript(text: str = "Раз.") -> Transcript:
+    return Transcript((Segment(0.0, 1.0, text),), "ru", None, 1.5, "m", "e", "cpu", "int8")
+
+
+def end_lease(database: Database, job: Job | Claim) -> None:
+    """As if the worker had given no sign for longer than its lease."""
+    with database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == job.id).values(lease_until=database.now - 1))
+
+
+def let_rest_be_over(database: Database) -> None:
+    """As if jobs that failed had rested long enough."""
+    with database.write() as connection:
+        connection.execute(jobs.update().values(run_at=database.now))
+
+
+def everything(database: Database) -> dict[str, list[Any]]:
+    """All rows of all tables: two that are equal mean that nothing was written."""
+    with database.read() as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(sa.select(table)).mappings()))
+            for table in metadata.sorted_tables
+        }
+
+
+def rows(database: Database, table: sa.Table) -> list[Mapping[str, Any]]:
+    with database.read() as connection:
+        return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait until a condition holds; the limit is far beyond what any machine needs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.01)
+
+
+class Watched:
+    """A loaded model that writes down what it reads, and does what a test wants before it hands a result out."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self.read: list[int] = []
+        """The indexes of the chunks that were drawn."""
+        self.before: Callable[[ChunkResult], None] = lambda _result: None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._loaded.capabilities
+
+    @property
+    def device(self) -> str:
+        return self._loaded.device
+
+    @property
+    def compute_type(self) -> str:
+        return self._loaded.compute_type
+
+    def detect_language(self, chunk: Chunk) -> tuple[str, float]:
+        return self._loaded.detect_language(chunk)
+
+    def transcribe(self, chunks: Iterable[Chunk]) -> Generator[ChunkResult]:
+        def drawn() -> Iterator[Chunk]:
+            for chunk in chunks:
+                self.read.append(chunk.index)
+                yield chunk
+
+        for result in self._loaded.transcribe(drawn()):
+            self.before(result)
+            yield result
+
+    def close(self) -> None:
+        pass
+
+
+class OneModel:
+    """What a runner gets its models from: here always the same one, watched."""
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        self.watched = Watched(transcriber._loaded)
+        self._transcriber = Transcriber(self.watched, model=transcriber.model, engine=transcriber.engine)
+
+    @contextmanager
+    def use(self, name: str | None, headway: Callable[[], None]) -> Iterator[Transcriber]:
+        headway()
+        yield self._transcriber
+
+    def options_of(self, asked: Mapping[str, Any]) -> Options:
+        return Options(**{"language": "ru", "beam_size": 1, **asked})
