@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads clean
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads bench-service chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ bench-formats: $(VENV)/dev.stamp  ## Time to write each format, and how it grows
 
 bench-threads: $(VENV)/dev.stamp  ## Chunks side by side against one chunk on all cores.
 	$(BIN)/python benchmarks/threads.py
+
+bench-service: $(VENV)/dev.stamp  ## The service under load, against the bare engine (about 15 minutes; PARTS="beside clients" for some).
+	$(BIN)/python benchmarks/service.py $(PARTS)
+
+chaos: $(VENV)/dev.stamp  ## Kill and freeze the service while N jobs run (N=1000 by default).
+	CHAOS_JOBS=$(or $(N),1000) $(BIN)/python -m pytest tests/test_chaos.py -s
 
 requirements:  ## Pin the dependencies anew (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

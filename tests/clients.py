@@ -1,7 +1,7 @@
 """Other people's clients, unchanged: each in an environment of its own, pinned, and run as a program of its own.
 
-`requirements/clients/NAME.txt` says what is in the environment NAME, which is made in `.cache/clients/NAME` at its first
-use: that takes a network and some seconds. What cannot be made fails the test that wanted it.
+`requirements/clients/NAME.txt` says what is in the environment NAME, which is made in `.cache/clients/NAME` at its
+first use: that takes a network and some seconds. What cannot be made fails the test that wanted it.
 """
 
 from __future__ import annotations

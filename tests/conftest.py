@@ -17,6 +17,9 @@ from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 from stenograf.transcriber import Transcriber
 
+pytest.register_assert_rewrite("live_server")
+from live_server import live_server as live_server  # noqa: E402 - a fixture
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 NOBODY = 65534

@@ -1,7 +1,7 @@
 """`stenograf serve` as people start it: a process of its own, with its workers, on a free port of this machine.
 
-A test module that wants the one server that all tests share says `pytest_plugins = ("live_server",)` and takes the
-fixture `live_server`; one that needs other settings runs `live` itself.
+A test that can do with the one server that all tests share takes the fixture `live_server`; one that needs other
+settings runs `live` itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -45,9 +46,9 @@ class LiveServer:
         """All that it has logged so far."""
         return (self.folder / "serve.log").read_text("utf-8")
 
-    def client(self, **options: object) -> httpx2.Client:
+    def client(self, **options: Any) -> httpx2.Client:
         """A client of this server, to be closed by the caller."""
-        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)  # type: ignore[arg-type]
+        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)
 
     def until_logged(self, text: str, seconds: float = START_SECONDS) -> None:
         """Wait until the log has this text."""
@@ -58,8 +59,8 @@ class LiveServer:
 def live(folder: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]:
     """Run a service with its data in `folder` until the end of the `with`; it must then end well.
 
-    `settings` are those of `stenograf.settings`, as text, by their names there. It asks for no key, unless told to, takes
-    any number of requests, and reads with the small Whisper of the tests, which is loaded once this begins.
+    `settings` are those of `stenograf.settings`, as text, by their names there. It asks for no key, unless told to, and
+    reads with the small Whisper of the tests, which is loaded once this begins.
     """
     chosen = {
         "data_dir": str(folder / "data"),
@@ -110,9 +111,9 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _until(true: object, server: LiveServer, seconds: float = START_SECONDS) -> None:
+def _until(true: Callable[[], object], server: LiveServer, seconds: float = START_SECONDS) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert server.process.poll() is None, f"it ended:\n{server.log}"
         assert time.monotonic() < deadline, f"it did not come to that:\n{server.log}"
         time.sleep(0.02)

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -65,7 +65,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.mark.timeout(240 + 2 * JOBS)
 def test_every_job_is_done_once_through_kills_and_freezes(
-    tmp_path: Path, runtime: Runtime, meeting: Recording, record_property: pytest.RecordProperty
+    tmp_path: Path, runtime: Runtime, meeting: Recording, record_property: Callable[[str, object], None]
 ) -> None:
     pile = _pile(runtime, meeting)
     with Receiver(SEED) as receiver, Service(tmp_path, **SETTINGS) as service:
@@ -79,11 +79,11 @@ def test_every_job_is_done_once_through_kills_and_freezes(
         service.wait_until_ready()
         service.until(lambda: _all_done(service, len(pile)), 120 + JOBS, "every job is done, its webhook delivered")
         took = time.monotonic() - began
-        client = Client(service.url)
-        for one in clients.sent:
-            assert client.look(one.task)["status"] == "done"
-            assert client.result(one.task) == one.recording.transcript, one.filename
-            assert clients.seen.get(one.task, one.recording.transcript) == one.recording.transcript
+        with Client(service.url) as client:
+            for one in clients.sent:
+                assert client.look(one.task)["status"] == "done"
+                assert client.result(one.task) == one.recording.transcript, one.filename
+                assert clients.seen.get(one.task, one.recording.transcript) == one.recording.transcript
         assert service.stop() == 0
         psutil.wait_procs(service.processes(), timeout=5)
         assert service.processes() == []

@@ -189,10 +189,13 @@ class OneModel:
 
     def __init__(self, transcriber: Transcriber) -> None:
         self.watched = Watched(transcriber._loaded)
+        self.headway: Callable[[], None] = lambda: None
+        """Of the job that asked last."""
         self._transcriber = Transcriber(self.watched, model=transcriber.model, engine=transcriber.engine)
 
     @contextmanager
     def use(self, name: str | None, headway: Callable[[], None]) -> Iterator[Transcriber]:
+        self.headway = headway
         headway()
         yield self._transcriber
 

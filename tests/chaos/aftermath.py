@@ -18,6 +18,8 @@ from stenograf.jobs.files import FileStore
 FORESEEN = (
     "crashed",  # the supervisor says so of a worker that was killed
     "gives no sign",  # of one that was frozen for good
+    "resource_tracker",  # Python's, which clears away after a process that was killed, and says so
+    "warnings.warn(",  # the second line of that
 )
 """What may be said at the level ERROR."""
 
@@ -69,7 +71,7 @@ def check_files(service: Service, sent: Sequence[Sent]) -> int:
     """Every recording is there, byte by byte, and a sweep leaves nothing else; returns how many files it removed."""
     store = FileStore(service.folder / "data" / "files")
     named = {row["id"]: row["file"] for row in service.ask("SELECT id, file FROM jobs")}
-    swept = store.sweep(lambda: named.values(), age=-60.0)
+    swept = store.sweep(named.values, age=-60.0)
     left = {path.name: path for path in store.folder.rglob("*") if path.is_file()}
     assert set(left) == set(named.values())
     assert len(left) == len(sent), "two jobs share a file"

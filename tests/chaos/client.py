@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx2
 
@@ -42,6 +43,14 @@ class Client:
         self._client = httpx2.Client(base_url=url, trust_env=False, timeout=TIMEOUT)
         self.tries = 0
         """Of the latest request."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
 
     def submit(self, recording: Recording, filename: str, **options: str) -> Sent:
         """Send a recording, once."""
@@ -116,15 +125,15 @@ class Clients:
             raise self._failures[0]
 
     def _run(self) -> None:
-        client = Client(self._url)
         own: list[Sent] = []
         try:
-            while (following := self._take()) is not None:
-                number, recording = following
-                own.append(client.submit(recording, f"{number:04}-{recording.path.name}", **self._options))
-                with self._lock:
-                    self.sent.append(own[-1])
-                self._look_back(client, own)
+            with Client(self._url) as client:
+                while (following := self._take()) is not None:
+                    number, recording = following
+                    own.append(client.submit(recording, f"{number:04}-{recording.path.name}", **self._options))
+                    with self._lock:
+                        self.sent.append(own[-1])
+                    self._look_back(client, own)
         except BaseException as error:
             self._failures.append(error)
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from stenograf._version import __version__
-from stenograf.api import docs, errors, keys, operation, tasks
+from stenograf.api import docs, earlier, errors, keys, openai, operation, tasks
 from stenograf.api.measure import MetricsMiddleware
 from stenograf.api.schemas import Problem
 from stenograf.api.security import add_security
@@ -23,6 +23,8 @@ from stenograf.api.service import Service
 FAMILIES: tuple[APIRouter, ...] = (
     tasks.router,  # /api/v1/transcribe, /api/v1/tasks
     keys.router,  # /api/v1/keys, /api/v1/token
+    openai.router,  # /v1/audio, /v1/models
+    earlier.router,  # /transcribe, /transcribe/, /status, /result
     operation.router,  # /, /health, /ready, /metrics
     docs.router,  # /docs, /redoc
 )

@@ -27,15 +27,24 @@ _JAVASCRIPT, _CSS = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
 
 _OURS = {
     "swagger.js": """\
-SwaggerUIBundle({
-  url: "openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  displayRequestDuration: true,
-  tryItOutEnabled: true,
-  docExpansion: "list",
-  defaultModelsExpandDepth: 0,
-  validatorUrl: null
+fetch("openapi.json").then(answer => answer.json()).then(spec => {
+  // Swagger UI would fill in "string" for each option that has no example, and send it.
+  for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
+    const form = operation.requestBody?.content["multipart/form-data"];
+    for (const option of Object.values(form?.schema.properties ?? {})) {
+      if (option.format !== "binary") option.examples = [""];
+    }
+  }
+  SwaggerUIBundle({
+    spec: spec,
+    dom_id: "#swagger-ui",
+    deepLinking: true,
+    displayRequestDuration: true,
+    tryItOutEnabled: true,
+    docExpansion: "list",
+    defaultModelsExpandDepth: 0,
+    validatorUrl: null
+  });
 });
 """,
     "redoc.js": """\

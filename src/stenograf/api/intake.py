@@ -48,6 +48,8 @@ from stenograf.models.catalog import CatalogEntry
 MAX_JSON_BYTES = 256 * 1024
 """Of a request that names its recording by an address: room for the longest prompt in any spelling."""
 
+NO_FILE = "There is no file in the request."
+
 MAX_KEY_CHARACTERS = 255
 """Of an Idempotency-Key; as wide as its column."""
 
@@ -136,7 +138,7 @@ async def receiving(
             form = await read_form(request, open_file, file_fields=file_fields, max_file_bytes=service.files.max_bytes)
             if form.file is None or incoming is None:
                 hint = f"Send it in the field {' or '.join(file_fields)} of the form"
-                raise BadRequestError("There is no file in the request.", f"{hint}, with a file name.")
+                raise BadRequestError(NO_FILE, f"{hint}, with a file name.")
             if incoming.size == 0:
                 raise FileEmptyError(f"{form.file.filename} has no bytes.", "Record it or copy it again.")
             recording = Recording(form.file.filename, incoming=incoming, size=incoming.size, digest=incoming.digest)

@@ -1,4 +1,4 @@
-"""What must happen by itself: leases that run out, recordings whose time is over, files that nobody names."""
+"""What must happen by itself: leases that run out, recordings whose time is over, files that nobody names, uploads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore
+from stenograf.jobs.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +24,19 @@ SWEEP_SECONDS = 900.0
 class Maintenance:
     """A thread that looks after a database and its files; several may do so at once."""
 
-    def __init__(self, store: JobStore, leases: Leases, files: FileStore, *, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        leases: Leases,
+        files: FileStore,
+        *,
+        on_event: Callable[[Event], None],
+        uploads: Uploads | None = None,
+    ) -> None:
         self._store = store
         self._leases = leases
         self._files = files
+        self._uploads = uploads
         self._on_event = on_event
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -59,17 +69,35 @@ class Maintenance:
             log.info("%d tasks were removed: their time was over", count)
         return count
 
+    def tend_uploads(self) -> None:
+        """Make tasks of uploads that are whole, and remove those that nobody goes on with."""
+        finished, removed = self._uploads.tend() if self._uploads else (0, 0)
+        if finished:
+            log.info("%d uploads that were whole became tasks", finished)
+        if removed:
+            log.info("%d uploads were removed: their time was over", removed)
+
     def sweep(self) -> int:
-        """Remove files that no job names, and old idempotency keys; returns how many files."""
+        """Remove files that nobody names, and old idempotency keys; returns how many files."""
         self._store.forget_keys()
-        gone = self._files.sweep(self._store.files)
+        gone = self._files.sweep(self._named)
         if gone:
             log.info("%d files that no task names were removed", gone)
         return gone
 
+    def _named(self) -> set[str]:
+        # Uploads first: one that becomes a job between the two questions is named by both.
+        named = self._uploads.files() if self._uploads else set()
+        return named | self._store.files()
+
     def _run(self) -> None:
-        due = {self.reap: 0.0, self.expire: 0.0, self.sweep: 0.0}
-        every = {self.reap: REAP_SECONDS, self.expire: RETENTION_SECONDS, self.sweep: SWEEP_SECONDS}
+        every = {
+            self.reap: REAP_SECONDS,
+            self.expire: RETENTION_SECONDS,
+            self.tend_uploads: RETENTION_SECONDS,
+            self.sweep: SWEEP_SECONDS,
+        }
+        due = dict.fromkeys(every, 0.0)
         while not self._stopping.wait(REAP_SECONDS):
             for task, at in due.items():
                 if time.monotonic() >= at:

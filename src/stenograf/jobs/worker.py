@@ -18,8 +18,8 @@ from typing import Protocol
 import psutil
 
 from stenograf import logs
+from stenograf.jobs import allocation
 from stenograf.errors import StenografError
-from stenograf.jobs.allocation import give_back
 from stenograf.jobs.dispatch import Uplink
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
@@ -173,7 +173,7 @@ class Worker:
         idle = time.monotonic() - self._used
         if self._has_worked and idle > TRIM_SECONDS:
             self._has_worked = False
-            give_back()
+            allocation.give_back()
         patience = QUARANTINE_SECONDS if self._post.suspects else IDLE_SECONDS
         if self._post.on_demand and idle > patience:
             log.info("nothing to do: this worker ends until it is needed again")
@@ -220,6 +220,7 @@ def _silence() -> io.BytesIO:
 def main(pipe: Connection, post: Post, runtime: Equipment) -> None:
     """What a worker process runs."""
     settings = runtime.settings
+    allocation.spare()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent says what to do
     logs.setup(level=settings.log_level, json=settings.log_format == "json", file=settings.log_path, process=post.name)
     if post.nice and hasattr(os, "nice"):
