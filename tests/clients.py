@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _BIN = "Scripts" if os.name == "nt" else "bin"
 
 
 def client(name: str) -> Path:
-    """The Python that has the client `name`; `_BIN` beside it has the client's own commands."""
+    """The Python that has the client `name`; the client's own commands lie beside it."""
     requirements = REQUIREMENTS / f"{name}.txt"
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     folder = ENVIRONMENTS / name
@@ -42,11 +43,13 @@ def client(name: str) -> Path:
     return python
 
 
-def run_client(name: str, script: Path, *arguments: str, seconds: float = 120, **environment: str) -> Any:
+def run_client(
+    name: str, script: Path, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 120
+) -> Any:
     """What a script prints as JSON when the client's Python runs it; its failure is the test's."""
     done = subprocess.run(
         [str(client(name)), str(script), *arguments],
-        env={**_outside(), "NO_PROXY": "127.0.0.1,localhost", "PYTHONIOENCODING": "utf-8", **environment},
+        env={**_outside(), "NO_PROXY": "127.0.0.1,localhost", "PYTHONIOENCODING": "utf-8", **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

@@ -160,7 +160,7 @@ class TestBothCalls:
 
     def test_no_file(self, server: Server, path: str) -> None:
         for request in ({}, {"data": {"model": "base"}}, {"files": {"model": (None, "base")}}, {"json": {"file": "x"}}):
-            answer = server.client.post(path, **request)  # type: ignore[arg-type]
+            answer = server.client.post(path, **request)
             assert answer.status_code == 400
             assert answer.json() == {"error": "No file provided"}
 

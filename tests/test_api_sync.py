@@ -64,13 +64,13 @@ def waiting(server: Server) -> dict[str, int]:
     return dict(desk._waiting) if desk else {}
 
 
-def send(server: Server, data: bytes = b"sound", key: str = "", **fields: str) -> httpx2.Response:
+def send(server: Server, data: bytes = b"sound", key: str = "", **fields: Any) -> httpx2.Response:
     headers = {"X-API-Key": key} if key else {}
     return server.client.post(PATH, files={"file": ("a.ogg", data)}, data=fields, headers=headers)
 
 
 def called(
-    calls: ThreadPoolExecutor, server: Server, *data: Any, count: int = 1, **fields: str
+    calls: ThreadPoolExecutor, server: Server, *data: Any, count: int = 1, **fields: Any
 ) -> Future[httpx2.Response]:
     """Send a request; returns once `count` requests wait in all."""
     answer = calls.submit(send, server, *data, **fields)

@@ -51,16 +51,18 @@ def runtime(models_dir: Path) -> Runtime:
 
 @pytest.fixture(scope="module")
 def meeting(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """A recording for the lane `long`: two minutes and a half."""
-    names = ("ru-long.ogg", "ru-12.flac", "ru-long.ogg", "ru-05.flac", "ru-09.flac", "ru-01.flac", "ru-02.flac")
-    path = joined(tmp_path_factory.mktemp("chaos") / "meeting.ogg", [clip(name) for name in names])
+    """A recording for the lane `long`: a little more than two minutes."""
+    path = joined(tmp_path_factory.mktemp("chaos") / "meeting.ogg", [clip("ru-long.ogg"), clip("ru-long.ogg")])
     return undisturbed(path, runtime, language="ru")
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with Service(tmp_path, **SETTINGS) as service:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service for tests of a single blow. Three of its leases is how long a frozen worker is left alive."""
+    with Service(tmp_path_factory.mktemp("service"), **SETTINGS | {"lease": 5.0}) as service:
         yield service
+        assert service.stop() == 0
+        assert aftermath.surprises(service) == []
 
 
 @pytest.mark.timeout(240 + 2 * JOBS)
@@ -70,8 +72,9 @@ def test_every_job_is_done_once_through_kills_and_freezes(
     pile = _pile(runtime, meeting)
     with Receiver(SEED) as receiver, Service(tmp_path, **SETTINGS) as service:
         began = time.monotonic()
-        trouble = Trouble(service, SEED, {name: -(-n * JOBS // 200) for name, n in TWO_HUNDRED.items()}, lease=LEASE)
-        clients = Clients(service.url, pile, pause=0.8 * trouble.seconds / JOBS, webhook_url=receiver.url)
+        deck = {name: -(-count * JOBS // 200) for name, count in TWO_HUNDRED.items()}
+        trouble = Trouble(service, SEED, deck, jobs=JOBS, lease=LEASE)
+        clients = Clients(service.url, pile, done=service.done, webhook_url=receiver.url)
         clients.start()
         trouble.run()
         clients.join()
@@ -106,21 +109,79 @@ def test_every_job_is_done_once_through_kills_and_freezes(
         assert aftermath.surprises(service) == []
 
 
+@pytest.mark.parametrize("whom", ["worker", "API", "all"])
+def test_a_long_job_that_is_killed_goes_on_after_its_last_chunk(
+    service: Service, meeting: Recording, whom: str
+) -> None:
+    with Client(service.url) as client:
+        task = client.submit(meeting, f"{whom}.ogg").task
+        service.until(lambda: len(service.chunks(task)) >= 5, 60, "five chunks are read")
+        worker, attempt = service.at_work(task)
+        if whom == "worker":
+            worker.kill()
+        elif whom == "API":
+            service.kill()
+        else:
+            service.kill_all()
+        psutil.wait_procs([worker], timeout=30)
+        before = service.chunks(task)
+        assert 5 <= len(before) < meeting.chunks
+        assert {found for _, found, _ in before} == {attempt}
+        service.until(lambda: client.look(task)["status"] == "done", 90, "the job is done")
+        after = service.chunks(task)
+        assert after[: len(before)] == before  # not one of them was read again
+        assert [index for index, _, _ in after] == list(range(meeting.chunks))
+        assert {found for _, found, _ in after[len(before) :]} == {attempt + 1}
+        assert client.result(task) == meeting.transcript
+        # Workers that see their service die put their jobs back: nobody is to blame.
+        failures = service.ask("SELECT failures FROM jobs WHERE id = ?", task)[0]["failures"]
+        assert failures == (0 if whom == "API" else 1)
+
+
+def test_the_words_of_a_worker_that_wakes_after_its_lease_are_refused(service: Service, meeting: Recording) -> None:
+    with Client(service.url) as client:
+        task = client.submit(meeting, "frozen.ogg").task
+        service.until(lambda: len(service.chunks(task)) >= 3, 60, "three chunks are read")
+        worker, attempt = service.at_work(task)
+        worker.suspend()
+        try:
+            before = service.chunks(task)
+            service.until(lambda: len(service.chunks(task)) > len(before), 60, "another worker goes on")
+        finally:
+            worker.resume()
+        service.until(lambda: (task, attempt) in _lost(service), 30, "the first worker is refused")
+        service.until(lambda: client.look(task)["status"] == "done", 90, "the job is done")
+        after = service.chunks(task)
+        assert after[: len(before)] == before
+        assert [index for index, _, _ in after] == list(range(meeting.chunks))
+        assert {found for _, found, _ in after[len(before) :]} == {attempt + 1}
+        assert client.result(task) == meeting.transcript
+        assert worker in service.workers(), "it was refused, and lives"
+
+
 def _pile(runtime: Runtime, meeting: Recording) -> list[Recording]:
     """So many as there are jobs, in a random order: most of 2 to 4 s, some of a minute, some for the lane `long`."""
-    names = sorted(path.name for path in clip("").glob("*.flac"))
+    names = [f"{language}-{number:02}.flac" for number in range(1, 7) for language in ("ru", "en")]
     notes = [undisturbed(clip(name), runtime) for name in names]
-    notes += [undisturbed(clip(name), runtime, model="gigaam-test") for name in names if name.startswith("ru")]
-    minutes = [undisturbed(clip(name), runtime) for name in ("ru-long.ogg", "en-long.ogg")]
-    long = [*minutes * max(JOBS // 100, 1), *[meeting] * max(JOBS // 100, 1)][:JOBS]
-    pile = [*long, *itertools.islice(itertools.cycle(notes), JOBS - len(long))]
+    notes += [undisturbed(clip(f"ru-{number:02}.flac"), runtime, model="gigaam-test") for number in range(1, 13)]
+    long = [
+        undisturbed(clip("en-long.ogg"), runtime),
+        undisturbed(clip("ru-long.ogg"), runtime, language="ru"),
+        meeting,
+    ]
+    pile = [*(long * max(JOBS // 100, 1))[:JOBS]]
+    pile += itertools.islice(itertools.cycle(notes), JOBS - len(pile))
     random.Random(SEED).shuffle(pile)
     return pile
 
 
+def _lost(service: Service) -> set[tuple[str, int]]:
+    """Task and attempt of each worker that learnt that its job is another's."""
+    return {(entry["task_id"], entry["attempt"]) for entry in service.entries() if entry["message"] == "lost"}
+
+
 def _all_done(service: Service, count: int) -> bool:
     service.hurry()
-    done = service.ask("SELECT count(*) AS n FROM jobs WHERE state = 'done'")[0]["n"]
     arrived = service.ask("SELECT count(*) AS n FROM webhooks WHERE state = 'delivered'")[0]["n"]
     time.sleep(0.5)
-    return bool(done == arrived == count)
+    return service.done() == arrived == count

@@ -24,7 +24,7 @@ from stenograf.jobs import database as module
 from stenograf.jobs.database import Database
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import chunks, jobs, metadata
-from work import add, chunk, claim, everything
+from work import add, chunk, claim, everything, migrate, quick_spawning
 
 assert alembic.command  # loaded now: a test takes rights away that it would need
 assert alembic.config
@@ -50,18 +50,14 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     assert everything(database) == before
 
 
-def migrate(url: str, barrier: Any) -> None:
-    barrier.wait(60)
-    Database(url).migrate()
-
-
 def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'x.db'}"
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     processes = [context.Process(target=migrate, args=(url, barrier)) for _ in range(3)]
-    for process in processes:
-        process.start()
+    with quick_spawning():
+        for process in processes:
+            process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]

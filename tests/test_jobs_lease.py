@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,19 @@ from stenograf.jobs.job import LANES, Claim
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import chunks, transcripts, webhooks
-from work import add, chunk, claim, end_lease, everything, let_rest_be_over, opened, rows, transcript
+from work import (
+    add,
+    chunk,
+    claim,
+    claim_all,
+    end_lease,
+    everything,
+    let_rest_be_over,
+    opened,
+    quick_spawning,
+    rows,
+    transcript,
+)
 
 HOOK = "https://example.org/hook"
 
@@ -103,27 +114,15 @@ def test_threads_never_claim_the_same_job(store: JobStore, database: Database) -
     assert sorted(claimed) == sorted(made)
 
 
-def claim_all(url: str, barrier: Any, out: Path) -> None:
-    database = Database(url)
-    leases = Leases(database)
-    leases.waiting(LANES)  # opened before the start
-    barrier.wait(60)
-    found = []
-    while held := leases.claim("w", LANES):
-        found.append(held.id)
-        leases.finish(held, transcript())
-    out.write_text("\n".join(found))
-    database.close()
-
-
 def test_processes_never_claim_the_same_job(store: JobStore, database: Database, tmp_path: Path) -> None:
     made = {add(store).id for _ in range(150)}
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     files = [tmp_path / f"claimed{n}" for n in range(3)]
     processes = [context.Process(target=claim_all, args=(str(database.url), barrier, file)) for file in files]
-    for process in processes:
-        process.start()
+    with quick_spawning():
+        for process in processes:
+            process.start()
     for process in processes:
         process.join(60)
     claimed = [file.read_text().split() for file in files]

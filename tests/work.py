@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from stenograf.chunk import Chunk, ChunkResult
-from stenograf.engines import Capabilities, LoadedModel
 from stenograf.jobs.database import Database
 from stenograf.jobs.job import Claim, Job, Lane, NewJob
 from stenograf.jobs.lease import Leases
+from stenograf.jobs.post import Post
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import jobs, metadata
 from stenograf.options import Options
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
-from stenograf.transcriber import Transcriber
 from stenograf.transcript import Segment, Transcript, Word
+
+if TYPE_CHECKING:  # fresh processes import this module too: they load no engine that they do not need
+    from stenograf.engines import Capabilities, LoadedModel
+    from stenograf.transcriber import Transcriber
 
 TESTS = Path(__file__).parent
 AUDIO = TESTS / "audio"
@@ -146,6 +155,67 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) 
         time.sleep(0.01)
 
 
+@contextmanager
+def quick_spawning() -> Iterator[None]:
+    """Processes that are started within do not import the main module, pytest, anew: they have no use for it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def migrate(url: str, barrier: Barrier) -> None:
+    """What a process of a test runs."""
+    barrier.wait(60)
+    Database(url).migrate()
+
+
+def claim_all(url: str, barrier: Barrier, out: Path) -> None:
+    """What a process of a test runs: it does jobs until there are none, and writes down which."""
+    database = Database(url)
+    leases = Leases(database)
+    leases.waiting(("short", "long"))  # opened before the start
+    barrier.wait(60)
+    found = []
+    while held := leases.claim("w", ("short", "long")):
+        found.append(held.id)
+        leases.finish(held, transcript())
+    out.write_text("\n".join(found))
+    database.close()
+
+
+def work_with_a_failpoint(settings: Settings, pipe: Connection, post: Post) -> None:
+    """A worker that dies over poison.flac and hangs over hang.flac, as an engine's own code may."""
+    from stenograf.audio import AudioReader
+    from stenograf.jobs import runner, worker
+
+    class Reader(AudioReader):
+        def __init__(self, source: Any, **more: Any) -> None:
+            if more.get("name") == "poison.flac":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if more.get("name") == "hang.flac":
+                time.sleep(600)
+            super().__init__(source, **more)
+
+    setattr(runner, "AudioReader", Reader)  # noqa: B010
+    worker.main(pipe, post, Runtime(settings))
+
+
+def work_without_patience(settings: Settings, pipe: Connection, post: Post) -> None:
+    """A worker that ends as soon as it has nothing to do, if it is one on demand."""
+    from stenograf.jobs import worker
+
+    worker.IDLE_SECONDS = worker.QUARANTINE_SECONDS = 0.0
+    worker.main(pipe, post, Runtime(settings))
+
+
+def die_at_once(settings: Settings, pipe: Connection, post: Post) -> None:
+    """A worker that cannot even begin."""
+    os._exit(1)
+
+
 class Watched:
     """A loaded model that writes down what it reads, and does what a test wants before it hands a result out."""
 
@@ -188,6 +258,8 @@ class OneModel:
     """What a runner gets its models from: here always the same one, watched."""
 
     def __init__(self, transcriber: Transcriber) -> None:
+        from stenograf.transcriber import Transcriber
+
         self.watched = Watched(transcriber._loaded)
         self.headway: Callable[[], None] = lambda: None
         """Of the job that asked last."""

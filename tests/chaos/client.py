@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,9 @@ PAUSE = 0.3
 
 AT_ONCE = 4
 """So many clients there are."""
+
+AHEAD = 24
+"""They send no more than so many before the first of them is done: the sending is to last as long as the storm."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,15 @@ class Client:
 class Clients:
     """Several clients that share a pile of recordings."""
 
-    def __init__(self, url: str, recordings: Sequence[Recording], *, pause: float, **options: str) -> None:
-        """One recording is taken from the pile every `pause` seconds; `options` go with each."""
+    def __init__(self, url: str, recordings: Sequence[Recording], *, done: Callable[[], int], **options: str) -> None:
+        """`done` tells how many jobs are done; `options` go with each recording."""
         self.sent: list[Sent] = []
         """The order is that of the answers."""
         self.seen: dict[str, dict[str, Any]] = {}
         """Task -> its transcript, as it was when a client first saw the task done."""
         self._url = url
         self._pile = list(enumerate(recordings))[::-1]
-        self._pause = pause
+        self._done = done
         self._options = options
         self._failures: list[BaseException] = []
         self._lock = threading.Lock()
@@ -139,10 +142,11 @@ class Clients:
 
     def _take(self) -> tuple[int, Recording] | None:
         with self._lock:  # held while it waits: the others' turn comes after
-            if not self._pile or self._failures:
-                return None
-            time.sleep(self._pause)
-            return self._pile.pop()
+            while self._pile and not self._failures:
+                if len(self.sent) - self._done() < AHEAD:
+                    return self._pile.pop()
+                time.sleep(0.1)
+        return None
 
     def _look_back(self, client: Client, own: list[Sent]) -> None:
         """Look at one that was sent before; one that is done must stay so, with the same result."""

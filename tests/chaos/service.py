@@ -128,14 +128,21 @@ class Service:
             connection.row_factory = sqlite3.Row
             return connection.execute(query, values).fetchall()
 
-    def hurry(self) -> None:
-        """Let what rests go on at once: the pauses after failures (up to 60 s), and webhooks whose sender was killed.
+    def done(self, *, seconds: float = 30.0) -> int:
+        """How many jobs are done."""
+        return int(self.ask("SELECT count(*) AS n FROM jobs WHERE state = 'done'", seconds=seconds)[0]["n"])
 
-        These hold another sender off for 60 s. Nothing else is touched.
+    def hurry(self, *, seconds: float = 30.0) -> None:
+        """Shorten what the service waits for, and change nothing else.
+
+        A job that has failed rests for another second and not for up to a minute; a webhook whose sender was killed
+        can be sent by another now and not when its lease of a minute is over.
         """
-        with closing(sqlite3.connect(self.database, timeout=30.0)) as connection, connection:
-            connection.execute("UPDATE jobs SET run_at = created_at WHERE state = 'queued'")
-            connection.execute("UPDATE webhooks SET next_at = created_at, lease_until = NULL WHERE state = 'pending'")
+        with closing(sqlite3.connect(self.database, timeout=seconds)) as connection, connection:
+            soon = time.time() + 1.0
+            connection.execute("UPDATE jobs SET run_at = ? WHERE state = 'queued' AND run_at > ?", (soon, soon))
+            connection.execute("UPDATE webhooks SET next_at = ? WHERE state = 'pending' AND next_at > ?", (soon, soon))
+            connection.execute("UPDATE webhooks SET lease_until = NULL WHERE lease_until < ?", (soon + 50.0,))
 
     def entries(self) -> Iterator[Entry]:
         """The lines of the log, in order; what is no JSON comes as an ERROR."""
@@ -149,6 +156,16 @@ class Service:
     def log_end(self, lines: int = 30) -> str:
         """The end of the log, for a failure's message."""
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-lines:])
+
+    def chunks(self, task: str) -> list[tuple[int, int, str]]:
+        """What is kept of a task: the index of each chunk, the attempt that read it, and what it read, in order."""
+        query = 'SELECT "index", attempt, result FROM chunks WHERE job_id = ? ORDER BY "index"'
+        return [tuple(row) for row in self.ask(query, task)]
+
+    def at_work(self, task: str) -> tuple[psutil.Process, int]:
+        """The worker that has a task in its hands, and the number of its attempt."""
+        row = self.ask("SELECT lease_owner, attempt FROM jobs WHERE id = ? AND state = 'processing'", task)[0]
+        return psutil.Process(int(row["lease_owner"].rpartition("-")[2])), row["attempt"]
 
     def until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait until `true()` is."""

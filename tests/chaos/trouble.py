@@ -18,55 +18,69 @@ Deck = Mapping[str, int]
 """What is done, and how often."""
 
 TWO_HUNDRED: Deck = {
-    "kill a worker": 19,
-    "kill the API": 6,
+    "kill a worker": 20,
+    "kill the API": 5,
     "kill all": 3,
     "freeze a worker": 8,
-    "freeze the API": 3,
-    "freeze a worker for good": 1,
+    "freeze the API": 2,
 }
-"""For 200 jobs: 28 kills and 12 freezes."""
+"""For 200 jobs: 28 kills and 10 freezes."""
 
-GAPS = (0.6, 2.2)
-"""Seconds between one and the next."""
+GAP = 0.3
+"""Seconds between two blows, at least."""
+
+PATIENCE = 6.0
+"""Seconds that a blow waits, at most, for the jobs that are to be done before it: a worker takes some of them to start,
+and one that is killed before it has begun proves little."""
 
 FREEZES = (1.6, 2.4)
 """How long a freeze lasts, in leases: it must be seen that the lease ran out, and that takes up to a second."""
 
 AIMED = 0.8
-"""So large a share of the blows to workers goes to one that is at work, if there is any."""
+"""So large a share of the blows to workers goes to one that is at work."""
+
+AIM_SECONDS = 2.0
+"""So long such a blow waits for one."""
 
 
 class Trouble:
-    """Works a deck off; one use."""
+    """Works a deck off, spread over the jobs; one use."""
 
-    def __init__(self, service: Service, seed: int, deck: Deck, *, lease: float) -> None:
+    def __init__(self, service: Service, seed: int, deck: Deck, *, jobs: int, lease: float) -> None:
         self.counts: Counter[str] = Counter()
         """What was done; `of them at work` counts the workers that had a recording in their hands."""
         self._service = service
         self._random = random.Random(seed)
         self._lease = lease
-        self._deck = [name for name, count in sorted(deck.items()) for _ in range(count)]
-        self._random.shuffle(self._deck)
+        blows = [name for name, count in sorted(deck.items()) for _ in range(count)]
+        self._random.shuffle(blows)
+        moments = sorted(self._random.uniform(0, 0.95 * jobs) for _ in blows)
+        self._plan = list(zip(moments, blows, strict=True))
         self._frozen: dict[psutil.Process, float] = {}
         """Process -> when it wakes."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it will take, about."""
-        return len(self._deck) * sum(GAPS) / 2
 
     def run(self) -> None:
         """Do it all; at the end nothing is frozen."""
         try:
-            while self._deck:
-                self._wait(self._random.uniform(*GAPS))
-                if self._do(self._deck[-1]):
-                    self._deck.pop()
+            for moment, blow in self._plan:
+                self._await(moment)
+                while not self._do(blow):
+                    self._wait(GAP)
             while self._frozen:
-                self._wait(0.1)
+                self._wait(GAP)
         finally:
             self._wake(float("inf"))
+
+    def _await(self, moment: float) -> None:
+        """Wait until so many jobs are done, or `PATIENCE` is at its end."""
+        end = time.monotonic() + PATIENCE
+        self._wait(GAP)
+        while time.monotonic() < end:
+            with suppress(sqlite3.OperationalError):  # a frozen process holds the lock
+                if self._service.done(seconds=0.2) >= moment:
+                    return
+                self._service.hurry(seconds=0.2)
+            self._wait(0.1)
 
     def _do(self, what: str) -> bool:
         """Whether there was someone to do it to."""
@@ -98,22 +112,30 @@ class Trouble:
             process.send_signal(signal.SIGSTOP)
         except psutil.NoSuchProcess:
             return False
-        # For good: its supervisor kills it after 10 s.
-        seconds = 14.0 if what.endswith("for good") else self._lease * self._random.uniform(*FREEZES)
-        self._frozen[process] = time.monotonic() + seconds
+        self._frozen[process] = time.monotonic() + self._lease * self._random.uniform(*FREEZES)
         self.counts[what] += 1
         return True
 
     def _worker(self) -> tuple[psutil.Process | None, bool]:
         """A worker that is not frozen, and whether it has a recording in its hands."""
-        workers = [worker for worker in self._service.workers() if worker not in self._frozen]
-        with suppress(sqlite3.OperationalError):  # a frozen process may hold its lock
-            owners = self._service.ask("SELECT lease_owner FROM jobs WHERE state = 'processing'", seconds=1.0)
-            pids = {int(owner["lease_owner"].rpartition("-")[2]) for owner in owners}
-            busy = [worker for worker in workers if worker.pid in pids]
-            if busy and self._random.random() < AIMED:
+        end = time.monotonic() + (AIM_SECONDS if self._random.random() < AIMED else 0.0)
+        while True:
+            workers = [worker for worker in self._service.workers() if worker not in self._frozen]
+            at_work = self._at_work()
+            if busy := [worker for worker in workers if worker.pid in at_work and time.monotonic() < end]:
                 return self._random.choice(busy), True
-        return (self._random.choice(workers), False) if workers else (None, False)
+            if time.monotonic() >= end:
+                worker = self._random.choice(workers) if workers else None
+                return worker, worker is not None and worker.pid in at_work
+            self._wait(0.1)
+
+    def _at_work(self) -> set[int]:
+        """The processes that have a recording in their hands, as far as can be told."""
+        try:
+            owners = self._service.ask("SELECT lease_owner FROM jobs WHERE state = 'processing'", seconds=0.5)
+        except sqlite3.OperationalError:  # a frozen process holds the lock
+            return set()
+        return {int(owner["lease_owner"].rpartition("-")[2]) for owner in owners}
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -8,7 +8,7 @@ The two differ by a slash. What these clients send beside the four options that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,8 @@ from stenograf.api import limits, parameters
 from stenograf.api.auth import Principal, require
 from stenograf.api.errors import COMMON, STATUS, about_of, kinds
 from stenograf.api.intake import NO_FILE, Checked, Recording, Submission, check, receiving, request_id, submit
-from stenograf.api.schemas import TaskId, TranscriptOut, Wire
+from stenograf.api.parameters import Parameters
+from stenograf.api.schemas import SPARSE, TaskId, TranscriptOut, Wire
 from stenograf.api.service import Served, Service
 from stenograf.api.sync import awaited
 from stenograf.errors import BadRequestError
@@ -49,6 +50,8 @@ class Queued(Wire):
 
 class Progress(Wire):
     """A task, with its result once it is there."""
+
+    model_config = SPARSE
 
     task_id: TaskId
     status: State
@@ -144,9 +147,20 @@ def progress(task_id: str, service: Served, principal: Reader) -> JSONResponse:
     return JSONResponse(found)
 
 
-for _path in ("/transcribe/{task_id}", "/status/{task_id}", "/result/{task_id}"):
+for _name in ("transcribe", "status", "result"):
     # Not counted by limits.py: these clients ask every second, and know no 429.
-    router.get(_path, summary="Ask for a task", response_model=Progress, responses=_failures("task_unknown"))(progress)
+    router.add_api_route(
+        f"/{_name}/{{task_id}}",
+        progress,
+        name=_name,
+        summary="Ask for a task",
+        response_model=Progress,
+        responses=_failures("task_unknown"),
+    )
+
+
+def _options(sent: Iterable[tuple[str, str]]) -> Mapping[str, Any]:
+    return parameters.read((name, value) for name, value in sent if name in OPTIONS).options
 
 
 @asynccontextmanager
@@ -157,8 +171,8 @@ async def _received(request: Request, service: Service) -> AsyncIterator[tuple[R
         raise BadRequestError("No file provided")
     try:
         async with receiving(request, service) as received:
-            sent = [*request.query_params.multi_items(), *received.fields]
-            asked = parameters.read((name, value) for name, value in sent if name in OPTIONS)
-            yield received.recording, await check(service, asked)
+            # The form's values win.
+            asked = [_options(fields) for fields in (request.query_params.multi_items(), received.fields)]
+            yield received.recording, await check(service, Parameters({**asked[0], **asked[1]}))
     except BadRequestError as error:
         raise BadRequestError("No file provided") if error.message == NO_FILE else error from None

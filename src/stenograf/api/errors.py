@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stenograf.errors import OptionInvalidError, StenografError
@@ -186,6 +187,8 @@ class _LastResort:
 def respond(request: Request, error: Exception) -> Response:
     """The response for an error, in the shape that the path of the request calls for."""
     fault = fault_of(error)
+    if fault.status == 405:
+        fault = replace(fault, headers={**fault.headers, "Allow": ", ".join(_allowed(request))})
     if fault.status >= 500:
         foreseen = isinstance(error, StenografError) and fault.status != 500
         level = logging.WARNING if foreseen else logging.ERROR
@@ -269,6 +272,14 @@ def _http(error: HTTPException) -> Fault:
         message, hint = f"{str(error.detail).rstrip('.')}.", ""
     code = _HTTP_CODES.get(status, status.name.lower())
     return Fault(status, code, message, hint, headers=dict(error.headers or {}))
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the address of a request takes, over all routes: the framework names those of the first one."""
+    routes = request.app.router.routes
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    asked = {method: {**request.scope, "method": method} for method in methods}
+    return [method for method in methods if any(route.matches(asked[method])[0] is Match.FULL for route in routes)]
 
 
 def _openai(fault: Fault) -> Response:

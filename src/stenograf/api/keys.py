@@ -49,7 +49,7 @@ class KeyInfo(Wire):
 class NewKey(Wire):
     """What a key is to be."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=100, examples=["newsroom"])
     scopes: list[Scope] = Field(
@@ -57,7 +57,9 @@ class NewKey(Wire):
         description="`read`: see tasks and results; `transcribe`: send, cancel, retry and remove; `models`: download "
         "and remove models; `metrics`: read the metrics; `admin`: all of it, for everyone's tasks, and the keys.",
     )
-    owner: str | None = Field(default=None, max_length=200, description="Default: the key is its own owner.")
+    owner: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Default: the key is its own owner."
+    )
     rate: int | None = Field(default=None, ge=0, le=1_000_000, description="Recordings a minute; 0: any number.")
     expires_in: float | None = Field(
         default=None, gt=0, le=MAX_EXPIRES_IN, description="Seconds; null: it never expires.", examples=[2_592_000]
@@ -118,7 +120,7 @@ def list_keys(store: Store) -> KeyList:
     summary="Make a key",
     status_code=201,
     dependencies=_ADMIN,
-    responses=problems("option_invalid"),
+    responses=problems("option_invalid", "bad_request"),
 )
 def create_key(new: NewKey, store: Store) -> MadeKey:
     """The answer has the secret, which cannot be had again."""

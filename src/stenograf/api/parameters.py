@@ -18,6 +18,9 @@ from stenograf.jobs.job import DEFAULT_PRIORITY
 from stenograf.jobs.webhooks import validate_secret
 from stenograf.options import MAX_BEAM_SIZE, MAX_PROMPT_CHARACTERS, Options
 
+MAX_TRIM = 1e9
+"""Seconds."""
+
 MAX_RETENTION = 1e10
 """Seconds, some 300 years; as in the settings."""
 
@@ -207,7 +210,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     "diarize": Parameter(_no_speakers, "Tell speakers apart; not there yet.", {"type": "boolean"}),
     "speakers": Parameter(_no_speakers, "How many speak; not there yet.", {"type": "integer"}),
     "trim": Parameter(
-        _number(0, 1e9, " of seconds"), "Seconds: read the start only; 0: all.", {"type": "number", "minimum": 0}
+        _number(0, MAX_TRIM, " of seconds"),
+        "Seconds: read the start only; 0: all.",
+        {"type": "number", "minimum": 0, "maximum": MAX_TRIM},
     ),
     "priority": Parameter(
         _whole(1, 9),
@@ -217,7 +222,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "webhook_url": Parameter(
         _text(MAX_ADDRESS_CHARACTERS),
         "Where to send a message when the task ends.",
-        {"type": "string", "format": "uri"},
+        {"type": "string", "pattern": "^(https?://.+)?$", "maxLength": MAX_ADDRESS_CHARACTERS},
     ),
     "webhook_secret": Parameter(
         _secret, "What the message is signed with: `whsec_` and base64 of 24 to 64 bytes.", {"type": "string"}
@@ -225,7 +230,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "retention": Parameter(
         _number(0, MAX_RETENTION, " of seconds"),
         "Seconds that recording and result are kept after the end; 0: until they are deleted.",
-        {"type": "number", "minimum": 0},
+        {"type": "number", "minimum": 0, "maximum": MAX_RETENTION},
     ),
 }
 """All options of a task by name."""

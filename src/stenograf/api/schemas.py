@@ -27,6 +27,10 @@ class Wire(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
+SPARSE = ConfigDict(json_schema_serialization_defaults_required=False)
+"""Of those whose fields with a default are left out where there is nothing to say."""
+
+
 class Links(Wire):
     """Where to go from a task; relative to the address of the service."""
 
@@ -154,6 +158,8 @@ class WordOut(Wire):
 class SegmentOut(Wire):
     """A stretch of speech."""
 
+    model_config = SPARSE
+
     id: int
     start: float
     end: float
@@ -197,6 +203,8 @@ class ParameterFault(Wire):
 
 class Problem(Wire):
     """An error by RFC 9457."""
+
+    model_config = SPARSE
 
     type: str = Field(description="Where the code is explained.", examples=["/docs/errors#task_unknown"])
     title: str = Field(examples=["Task unknown"])

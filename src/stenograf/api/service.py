@@ -42,6 +42,8 @@ class Service:
         """Name -> pid of the embedded workers that live, from any thread; None where they run elsewhere."""
         self.devices: dict[str, str] = {}
         """Model -> the device that it was last loaded on."""
+        self.loaded: dict[str, tuple[str, ...]] = {}
+        """Worker -> the models that it holds in memory, as it told last."""
         self.load_error: str | None = None
         """The code of the error that kept the default model from being loaded the last time."""
         self.in_flight: set[tuple[str, str]] = set()
@@ -81,6 +83,10 @@ class Service:
                 self.devices[event["model"]] = event["device"]
                 if event["model"] == self.default_model:
                     self.load_error = None
+            elif event["event"] == "worker_memory":
+                self.loaded[event["worker"]] = tuple(event.get("models", ()))
+            elif event["event"] == "worker_gone":
+                self.loaded.pop(event["worker"], None)
             self.metrics.observe(event)
 
     def close(self) -> None:

@@ -30,6 +30,9 @@ MAX_PAGE = 200
 MAX_RETRY_AFTER = 30
 """Seconds: nobody is asked to wait longer before looking again, whatever the estimate is."""
 
+RECORDINGS = ("audio/*", "video/*", "application/octet-stream")
+"""Media types that a recording is sent out as."""
+
 router = APIRouter(prefix="/api/v1", tags=["tasks"])
 
 Sender = Annotated[Principal, Depends(require("transcribe"))]
@@ -52,10 +55,20 @@ def _body() -> dict[str, Any]:
     }
     content = {
         "multipart/form-data": {
-            "schema": {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": file, **options},
+                "additionalProperties": False,
+            }
         },
         "application/json": {
-            "schema": {"type": "object", "required": ["url"], "properties": {"url": url, **options}},
+            "schema": {
+                "type": "object",
+                "required": ["url"],
+                "properties": {"url": url, **options},
+                "additionalProperties": False,
+            },
             "example": {"url": "https://example.com/meeting.ogg", "language": "ru"},
         },
     }
@@ -203,7 +216,7 @@ def download(
     task_id: str,
     service: Served,
     principal: Reader,
-    format: Annotated[str, Query(description=f"One of {', '.join(formats.FORMATS)}.")] = "txt",  # noqa: A002
+    format: Annotated[str, Query(json_schema_extra={"enum": list(formats.FORMATS)})] = "txt",  # noqa: A002
 ) -> Response:
     """Named as the recording, with the suffix of the format."""
     kind = formats.FORMATS[formats.check(format)]
@@ -220,7 +233,10 @@ def download(
     dependencies=REQUESTS,
     response_class=Response,
     responses={
-        200: {"description": "All of it.", "content": {"audio/*": {}}},
+        200: {
+            "description": "All of it.",
+            "content": {kind: {} for kind in RECORDINGS},
+        },
         206: {"description": "The bytes that the header Range asked for."},
         416: {"description": "It does not have these bytes."},
         **problems("task_unknown", "file_missing"),

@@ -93,7 +93,7 @@ class Piece:
         with _errors(path.parent):
             is_new = not path.exists()
             path.touch()
-            self._file = path.open("r+b")
+            self._file = path.open("r+b", buffering=0)
             self._file.truncate(offset)  # what an unchecked piece left
             self._note.unlink(missing_ok=True)
             if self._hash is not None:
@@ -110,8 +110,9 @@ class Piece:
                 f"There are more bytes than the {self._most} that were announced.", "Begin a new upload."
             )
         with self._lock, _errors(self._path.parent):
-            self._file.write(data)
-            self._file.flush()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         if self._hash is not None:
             self._hash.update(data)
         self._at += len(data)

@@ -174,7 +174,7 @@ class Uploads:
     def _job_of(self, upload: Upload) -> Job:
         if not self._files.admit(upload.file):
             raise _unknown(upload.id)
-        with self._files.open(upload.file) as file:
+        with self._files.path(upload.file).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         new = NewJob(**{**upload.options, "file": upload.file, "digest": digest})
         try:
