@@ -452,7 +452,9 @@ class TestWhoMayListen:
 
 def open_socket(server: Server, task: str, **options: Any) -> ClientConnection:
     path = task if "/" in task else f"{task}/ws"
-    return connect(f"ws://127.0.0.1:{server.port}/api/v1/tasks/{path}", proxy=None, open_timeout=SECONDS, **options)
+    address = f"ws://127.0.0.1:{server.port}/api/v1/tasks/{path}"
+    opened: ClientConnection = connect(address, proxy=None, open_timeout=SECONDS, **options)
+    return opened
 
 
 def refusal(opens: Callable[[], ClientConnection]) -> InvalidStatus:

@@ -548,6 +548,6 @@ def test_the_description_tells_of_it(server: Server) -> None:
         assert {"application/json", "text/plain", "text/event-stream"} == set(operation["responses"]["200"]["content"])
         for status in ("400", "401", "404", "413", "429", "500", "503"):
             schema = operation["responses"][status]["content"]["application/json"]["schema"]
-            assert schema == {"$ref": "#/components/schemas/ErrorAnswer"}
+            assert schema == {"$ref": "#/components/schemas/OpenAIErrorAnswer"}
         assert "422" not in operation["responses"]
-    assert "ModelList" in described["components"]["schemas"]
+    assert "OpenAIModelList" in described["components"]["schemas"]

@@ -22,6 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from stenograf.errors import DatabaseError
 from stenograf.jobs import database as module
 from stenograf.jobs.database import Database
+from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import chunks, jobs, metadata
 from work import add, chunk, claim, everything, migrate, quick_spawning
@@ -130,19 +131,21 @@ def test_a_full_disk_is_told_and_the_database_stays_usable(database: Database) -
     def set_limit(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA max_page_count=80")
 
-    store = JobStore(database)
+    store, leases = JobStore(database), Leases(database)
     first = add(store)
+    held = claim(leases)
     database.close()  # its connections; the next ones have the limit
     sa.event.listen(database.engine, "connect", set_limit)
 
     def fill() -> None:
-        for _ in range(1000):
-            add(store, filename="x" * 3000)
+        for number in range(1000):
+            leases.append(held, [chunk(number, "x" * 3000)])
 
-    with pytest.raises(DatabaseError, match="full"):
+    with pytest.raises(DatabaseError, match="disk is full"):
         fill()
+    assert len(store.chunks(first.id)) == len(leases.chunks(held)) > 0
     count = len(store.page(limit=1000).items)
-    with pytest.raises(DatabaseError, match="full"):
+    with pytest.raises(DatabaseError, match="disk is full"):
         add(store, filename="x" * 100_000)
     assert len(store.page(limit=1000).items) == count
     sa.event.remove(database.engine, "connect", set_limit)
@@ -241,8 +244,6 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 def test_a_damaged_database(database: Database, tmp_path: Path) -> None:
-    from stenograf.jobs.lease import Leases
-
     store, leases = JobStore(database), Leases(database)
     for _ in range(50):
         add(store, filename="a" * 1000)

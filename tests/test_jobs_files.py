@@ -169,6 +169,19 @@ def test_a_job_that_is_written_while_files_are_listed_keeps_its_file(store: File
         pass
 
 
+def test_a_file_that_comes_in_while_names_are_asked_for_is_kept(store: FileStore) -> None:
+    names: set[str] = set()
+    bring(store, age=7200)
+
+    def named() -> set[str]:
+        written_by_now = set(names)
+        names.add(bring(store, age=7200))
+        return written_by_now
+
+    assert store.sweep(named) == 1
+    assert {path.name for path in all_files(store)} == names
+
+
 def test_a_file_that_was_long_under_way_is_not_swept_before_its_job_is_written(
     store: FileStore, tmp_path: Path
 ) -> None:

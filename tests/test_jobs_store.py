@@ -197,6 +197,32 @@ def test_the_same_key_many_times_at_once(store: JobStore) -> None:
     assert sorted(is_new for _, is_new in answers) == [False] * 7 + [True]
 
 
+def test_services_that_share_a_database_never_find_it_locked(database: Database) -> None:
+    # What reads before it writes must take the lock first: SQLite refuses to turn a reader into a writer.
+    failures: list[Exception] = []
+    barrier = threading.Barrier(3)
+
+    def send(number: int) -> None:
+        mine = Database(str(database.url))  # as another process has it
+        store = JobStore(mine, max_queued=1000)
+        barrier.wait()
+        try:
+            for n in range(40):
+                new = {"filename": str(number), "idempotency_key": f"k{n}", "fingerprint": "f"}
+                add(store, **new)
+        except Exception as error:
+            failures.append(error)
+        mine.close()
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(JobStore(database).page(limit=1000).items) == 40
+
+
 # Owners
 
 

@@ -24,8 +24,6 @@ from stenograf.jobs.job import LANES, Claim, Job
 from stenograf.transcript import Segment
 from transcripts import GOLDEN
 
-pytest_plugins = ("live_server",)
-
 TESTS = Path(__file__).parent
 AUDIO = TESTS / "audio"
 VERSIONS = ("openai1", "openai2", "openai3")

@@ -23,6 +23,7 @@ from stenograf.errors import (
 )
 from stenograf.options import Options
 from stenograf.transcriber import Progress, Transcriber
+from work import Watched
 
 
 def plain(text: str) -> str:
@@ -207,6 +208,24 @@ def test_draining_hands_out_what_is_being_read_and_begins_nothing_new(whisper: T
     assert kept == whole[: len(kept)]
     again = whisper.transcribe(clip.path, options, done=kept, draining=lambda: False)
     assert again.segments == undisturbed.segments
+
+
+def test_no_chunk_is_begun_once_it_drains(whisper: Transcriber, tmp_path: Path) -> None:
+    with AudioReader(short("whisper-test").path) as file:
+        said = np.concatenate(list(file.blocks()))[:24_000]
+    pause = np.zeros(52_000, np.float32)  # so that there are two chunks in each block of sound
+    path = media.write(tmp_path / "bursts.wav", np.concatenate([said, pause] * 8))
+    watched = Watched(whisper._loaded)
+    reader = Transcriber(watched, model="whisper-test", engine="faster-whisper")
+    begun: list[int] = []
+    with pytest.raises(CancelledError):
+        reader.transcribe(
+            path,
+            Options(language="ru", beam_size=1, temperature=0.0),
+            on_chunk=lambda _chunk: begun.append(len(watched.read)),
+            draining=lambda: bool(begun),
+        )
+    assert len(watched.read) == begun[0] == len(begun)
 
 
 def test_draining_before_anything_was_read(whisper: Transcriber) -> None:

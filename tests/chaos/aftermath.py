@@ -17,9 +17,8 @@ from stenograf.jobs.files import FileStore
 
 FORESEEN = (
     "crashed",  # the supervisor says so of a worker that was killed
-    "gives no sign",  # of one that was frozen for good
-    "resource_tracker",  # Python's, which clears away after a process that was killed, and says so
-    "warnings.warn(",  # the second line of that
+    "resource_tracker: There appear to be",  # Python's own, which clears away after processes that were killed
+    "EOFError: Ran out of input",  # a worker was just being started when the API was killed
 )
 """What may be said at the level ERROR."""
 
@@ -108,7 +107,6 @@ def figures(service: Service, sent: Sequence[Sent], receiver: Receiver) -> Mappi
     return {
         "starts of the service": service.starts,
         "workers seen to crash": sum("crashed" in entry["message"] for entry in entries),
-        "killed as frozen": sum("gives no sign" in entry["message"] for entry in entries),
         "leases reaped by the clock": sum(map(int, expired)),
         "attempts": row["a"],
         "most for one job": row["m"],

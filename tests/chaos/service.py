@@ -98,6 +98,10 @@ class Service:
             self._process.terminate()
         return self._process.wait(STOP_SECONDS)
 
+    def restart(self) -> None:
+        """SIGTERM, as an update does it; it is started again when it has ended."""
+        os.kill(self.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """SIGKILL to the API's process alone."""
         os.kill(self.pid, signal.SIGKILL)
@@ -145,13 +149,19 @@ class Service:
             connection.execute("UPDATE webhooks SET lease_until = NULL WHERE lease_until < ?", (soon + 50.0,))
 
     def entries(self) -> Iterator[Entry]:
-        """The lines of the log, in order; what is no JSON comes as an ERROR."""
-        for line in self._log.read_text("utf-8", "replace").splitlines():
+        """The lines of the log, in order; lines that are no JSON come together as one ERROR."""
+        stray: list[str] = []
+        for line in [*self._log.read_text("utf-8", "replace").splitlines(), "{}"]:
             try:
                 entry = json.loads(line)
             except ValueError:
-                entry = {"level": "ERROR", "message": line, "logger": "", "process": ""}
-            yield entry
+                stray.append(line)
+                continue
+            if stray:
+                yield {"level": "ERROR", "message": "\n".join(stray)}
+                stray = []
+            if entry:
+                yield entry
 
     def log_end(self, lines: int = 30) -> str:
         """The end of the log, for a failure's message."""

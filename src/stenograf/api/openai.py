@@ -19,7 +19,14 @@ from stenograf.api import limits
 from stenograf.api.auth import Principal, require
 from stenograf.api.intake import Submission, check, receiving, request_id
 from stenograf.api.openai_fields import FORMATS, MODELS, Asked, is_alias, read
-from stenograf.api.openai_shapes import ErrorAnswer, Model, ModelList, Transcription, VerboseTranscription, answer
+from stenograf.api.openai_shapes import (
+    OpenAIErrorAnswer,
+    OpenAIModel,
+    OpenAIModelList,
+    Transcription,
+    VerboseTranscription,
+    answer,
+)
 from stenograf.api.openai_stream import stream
 from stenograf.api.parameters import invalid, schema
 from stenograf.api.service import Served, Service
@@ -41,7 +48,7 @@ READS = [Depends(require("read")), Depends(limits.requests)]
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorAnswer} for status in (401, 403, 429, 500, *statuses)}
+    return {status: {"model": OpenAIErrorAnswer} for status in (401, 403, 429, 500, *statuses)}
 
 
 def _described(*, translation: bool) -> dict[str, Any]:
@@ -99,21 +106,21 @@ async def translations(request: Request, service: Served, principal: Sender) -> 
 
 
 @router.get("/models", summary="List the models", dependencies=READS, responses=_errors())
-def models(service: Served) -> ModelList:
+def models(service: Served) -> OpenAIModelList:
     """Those that are on this server, and OpenAI's names for the default one."""
-    here = {item.name: Model(id=item.name, created=_created(item.path), owned_by=item.engine or OWNER)
+    here = {item.name: OpenAIModel(id=item.name, created=_created(item.path), owned_by=item.engine or OWNER)
             for item in service.models.installed() if not item.problem}  # fmt: skip
     aliases = {name: _alias(service, name) for name in MODELS}
-    return ModelList(data=list((here | aliases).values()))
+    return OpenAIModelList(data=list((here | aliases).values()))
 
 
 @router.get("/models/{model:path}", summary="Look at a model", dependencies=READS, responses=_errors(404))
-def model(model: str, service: Served) -> Model:
+def model(model: str, service: Served) -> OpenAIModel:
     """404 for one that is not on this server."""
     if is_alias(model):
         return _alias(service, model)
     files = service.models.resolve(model, allow_path=False)
-    return Model(id=files.name, created=_created(files.path), owned_by=files.engine)
+    return OpenAIModel(id=files.name, created=_created(files.path), owned_by=files.engine)
 
 
 async def _answered(request: Request, service: Service, principal: Principal, task: Task) -> Response:
@@ -145,11 +152,11 @@ def _about_the_model(task: Task) -> Iterator[None]:
         raise
 
 
-def _alias(service: Service, name: str) -> Model:
+def _alias(service: Service, name: str) -> OpenAIModel:
     created = 0
     with suppress(StenografError):  # it may have to be downloaded first
         created = _created(service.models.resolve(service.settings.default_model, allow_path=True).path)
-    return Model(id=name, created=created, owned_by=OWNER)
+    return OpenAIModel(id=name, created=created, owned_by=OWNER)
 
 
 def _created(folder: Path) -> int:

@@ -82,7 +82,7 @@ class VerboseTranscription(_Shape):
     usage: Usage
 
 
-class Model(_Shape):
+class OpenAIModel(_Shape):
     """A model that requests may name."""
 
     id: str = Field(examples=["whisper-1"])
@@ -91,14 +91,14 @@ class Model(_Shape):
     owned_by: str = Field(description="The engine that runs it.", examples=["faster-whisper"])
 
 
-class ModelList(_Shape):
+class OpenAIModelList(_Shape):
     """All of them."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[OpenAIModel]
 
 
-class Error(_Shape):
+class OpenAIError(_Shape):
     """What went wrong."""
 
     message: str
@@ -107,10 +107,10 @@ class Error(_Shape):
     code: str = Field(examples=["model_not_found"])
 
 
-class ErrorAnswer(_Shape):
+class OpenAIErrorAnswer(_Shape):
     """Every error under `/v1`."""
 
-    error: Error
+    error: OpenAIError
 
 
 def answer(transcript: Transcript, asked: Asked) -> Response:

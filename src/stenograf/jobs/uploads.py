@@ -124,7 +124,9 @@ class Uploads:
         except TaskUnknownError:
             job = self._job_of(upload)
         with self._db.write() as connection:
-            update = uploads.update().where(uploads.c.id == upload.id).values(job_id=job.id)
+            # The row stays for a while: the client may not have heard yet.
+            values = {"job_id": job.id, "expires_at": self._db.now + self._lifetime}
+            update = uploads.update().where(uploads.c.id == upload.id).values(**values)
             row = connection.execute(update.returning(uploads)).mappings().first()
         if row is None:
             raise _unknown(upload.id)
@@ -174,13 +176,22 @@ class Uploads:
     def _job_of(self, upload: Upload) -> Job:
         if not self._files.admit(upload.file):
             raise _unknown(upload.id)
-        with self._files.path(upload.file).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        new = NewJob(**{**upload.options, "file": upload.file, "digest": digest})
+        new = NewJob(**{**upload.options, "file": upload.file, "digest": self._digest(upload)})
         try:
             return self._jobs.add(new)[0]
         except sa.exc.IntegrityError:  # another process was faster
             return self._jobs.get(upload.id)
+
+    def _digest(self, upload: Upload) -> str:
+        """SHA-256 of the whole file; written down, as it takes seconds, and the queue may be full for long."""
+        if not upload.options["digest"]:
+            with self._files.path(upload.file).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            options = {**upload.options, "digest": digest}
+            with self._db.write() as connection:
+                connection.execute(uploads.update().where(uploads.c.id == upload.id).values(options=options))
+            return digest
+        return str(upload.options["digest"])
 
     def _remove_file(self, upload: Upload) -> None:
         try:
