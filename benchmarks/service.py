@@ -1,19 +1,18 @@
 """The service under load: weights of the base shape made on the spot, one run, ratios against the bare engine.
 
-The bare engine is faster-whisper in a loop, with the same weights and the same decoding. Each part prints its figure and
-what was aimed at. The weights are random, but read every window once and give 38 tokens for it; the 5 s note is opus.
+The bare engine is faster-whisper in a loop, with the same weights and the same decoding. Each part prints its figure
+and what was aimed at. The weights are random, but read every window once and give 38 tokens for it; the 5 s note is
+opus.
 
-Parts: memory (idle, with the model loaded), intake (POST to 202, enqueue to start), overhead (a synchronous call against the
-bare engine), beside (a note beside a 10-minute recording), clients (8 at once, and /health meanwhile), upload (memory
-while 2 GB come in), burst (500 jobs), hour (peak memory over 60 minutes of sound; takes about eight minutes).
+Parts: memory (idle, with the model loaded), intake (POST to 202, enqueue to start), overhead (a synchronous call
+against the bare engine), beside (a note beside a 10-minute recording), clients (8 at once, and /health meanwhile),
+upload (memory while 2 GB come in), burst (500 jobs), hour (peak memory over 60 minutes of sound; about eight minutes).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -22,16 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-import psutil
 import shapes
 from memory import lengthen
+from serving import MODEL, Service, serving
 
 ROOT = Path(__file__).parent.parent
-MODEL = "base-shape"
 TOKENS = 40
 PARTS = ("memory", "intake", "overhead", "beside", "clients", "upload", "burst", "hour")
 BARE = """
@@ -43,105 +40,6 @@ segments, _ = model.transcribe(sys.argv[2], language="ru", temperature=0.0, cond
 count = sum(1 for _ in segments)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.monotonic() - started)
 """
-
-
-class Service:
-    """A `stenograf serve` of its own, and a client."""
-
-    def __init__(self, folder: Path, process: subprocess.Popen[str], url: str) -> None:
-        self.process = psutil.Process(process.pid)
-        self.folder = folder
-        self.client = httpx2.Client(base_url=url, timeout=600, limits=httpx2.Limits(max_connections=64))
-
-    def processes(self) -> list[psutil.Process]:
-        """The service and all that it started."""
-        return [self.process, *self.process.children(recursive=True)]
-
-    def memory(self) -> float:
-        """Proportional set size of all processes together, MB: memory that they share counts once."""
-        total = 0
-        for process in self.processes():
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-        return total / 1e6
-
-    def send(self, file: Path, **fields: str) -> str:
-        """Submit a recording; its task id."""
-        with file.open("rb") as data:
-            answer = self.client.post(
-                "/api/v1/transcribe", files={"file": (file.name, data)}, data={**DECODING, **fields}
-            )
-        answer.raise_for_status()
-        return str(answer.json()["task_id"])
-
-    def transcribe(self, file: Path) -> float:
-        """A synchronous call by OpenAI's API; seconds."""
-        started = time.perf_counter()
-        with file.open("rb") as data:
-            answer = self.client.post(
-                "/v1/audio/transcriptions", files={"file": (file.name, data)}, data={"model": "whisper-1", **DECODING}
-            )
-        answer.raise_for_status()
-        return time.perf_counter() - started
-
-    def task(self, task_id: str) -> dict[str, object]:
-        """The task as it is now."""
-        return dict(self.client.get(f"/api/v1/tasks/{task_id}").json())
-
-    def until(self, task_id: str, *states: str) -> dict[str, object]:
-        """The task once it is in one of these states."""
-        while (task := self.task(task_id))["status"] not in states:
-            time.sleep(0.05)
-        return task
-
-
-DECODING = {"language": "ru", "temperature": "0"}
-
-
-@contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Service]:
-    """A service with the shape's weights; ended by SIGTERM."""
-    models = folder / "models"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("STENOGRAF_")}
-    environ |= {
-        "STENOGRAF_DATA_DIR": str(folder / "data"),
-        "STENOGRAF_MODELS_DIR": str(models),
-        "STENOGRAF_DEFAULT_MODEL": MODEL,
-        "STENOGRAF_OFFLINE": "1",
-        "STENOGRAF_MAX_UPLOAD": "3000",
-        **settings,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stenograf", "serve", "--port", "0"],
-        cwd=folder, env=environ, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    log: list[str] = []
-    url = ""
-    loaded = threading.Event()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            log.append(line)
-            if "is loaded" in line:
-                loaded.set()
-
-    for line in process.stdout:
-        log.append(line)
-        if found := re.search(r"listens on (http://\S+?),", line):
-            url = found[1]
-            break
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        loaded.wait(60)
-        yield Service(folder, process, url)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        if process.wait(60):
-            print("".join(log[-20:]), file=sys.stderr)
 
 
 def percentile(values: list[float], share: float) -> float:

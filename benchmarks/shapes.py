@@ -33,8 +33,8 @@ def build(name: str, folder: Path, quantization: str = "int8", *, tokens: int | 
     """Write a model of the shape `name` into `folder`.
 
     Random weights never end a text: they write until the window is full, and hop about between timestamps. With
-    `tokens` each window is read once and gives about so many tokens, as a trained model's would: the positions from there on
-    speak for the end of the text.
+    `tokens` each window is read once and gives about so many tokens, as a trained model's would: the positions from
+    there on speak for the end of the text.
     """
     width, heads, encoder_layers, decoder_layers = SHAPES[name]
     random = np.random.default_rng(0)

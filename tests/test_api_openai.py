@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -478,21 +479,34 @@ class TestStreams:
             assert stream.next()["error"]["code"] == "task_unknown"
             assert stream.next() is None
 
-    def test_signs_of_life(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_answer_begins_without_text_after_a_while(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(openai_stream, "HEAD_SECONDS", 0.05)
-        monkeypatch.setattr(openai_stream, "PING_SECONDS", 0.1)
+        monkeypatch.setattr(openai_stream, "PING_SECONDS", 60)
         with self.opened(server, lambda claim: None) as (stream, claim):
             assert stream.next() == ": ping"
-            # Progress is no event, and must not keep the signs back either.
-            for progress in (0.1, 0.2, 0.3):
-                server.service.leases.renew(claim, progress=progress)
-                tell(server, claim)
-                assert stream.next() == ": ping"
             self.append(server, claim, chunk(0, "One."))
-            found = stream.next()
-            while found == ": ping":
-                found = stream.next()
-            assert found["delta"] == "One."
+            assert stream.next()["delta"] == "One."
+
+    def test_signs_of_life(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(openai_stream, "PING_SECONDS", 0.3)
+        with self.opened(server, lambda claim: self.append(server, claim, chunk(0, "One."))) as (stream, claim):
+            assert stream.next()["delta"] == "One."
+            heard = threading.Event()
+
+            def progress() -> None:  # no event for the client, and it must not hold the signs back either
+                while not heard.wait(0.05):
+                    server.service.leases.renew(claim, progress=time.monotonic() % 1)
+                    tell(server, claim)
+
+            thread = threading.Thread(target=progress)
+            thread.start()
+            try:
+                assert [stream.next(), stream.next()] == [": ping"] * 2
+            finally:
+                heard.set()
+                thread.join()
 
     def test_hanging_up_cancels(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync, "GRACE_SECONDS", 0.05)

@@ -585,6 +585,7 @@ def test_a_lease_that_was_lost_during_a_fetch_is_no_failure(
     def sleep_through(self: Outbound, *args: Any, **more: Any) -> Any:
         fetched = download(self, *args, **more)
         (job,) = desk.service.jobs.page().items
+        wait_for(lambda: desk.service.jobs.get(job.id).stage == "fetching", "the stage was written down")
         end_lease(desk.service.database, job)  # the machine slept: nobody has taken it over yet
         return fetched
 

@@ -17,6 +17,7 @@ from clients import client
 from stenograf.api import auth
 from stenograf.errors import StenografError
 from stenograf.jobs.job import LANES
+from stenograf.jobs.outbound import Outbound
 from transcripts import GOLDEN
 
 CONFIG = """\
@@ -26,7 +27,7 @@ request-timeout = 30
 [generation]
 database = "none"
 
-# A value can have the right form and mean nothing here: a language, a model, an address, a cursor, a name that is empty.
+# A value can have the right form and mean nothing here: a language, a model, an address, a cursor.
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "400", "401", "403", "404", "409", "412", "415", "422", "429", "5xx"]
 
@@ -62,6 +63,7 @@ def models(tmp_path: Path) -> Path:
 
 def test_an_open_service_does_what_it_says(tmp_path: Path, models: Path) -> None:
     with serve(settings_for(tmp_path / "data", models_dir=models)) as server, worker(server):
+        server.service.outbound = Outbound(resolve=lambda _name: ["1.1.1.1"])  # nothing is asked of the internet
         server.sent()
         run(
             tmp_path, server, "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "3",
@@ -98,7 +100,7 @@ def run(folder: Path, server: Server, *arguments: str) -> None:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{done.stdout[-60_000:]}\n{done.stderr[-2000:]}"
 
 
 @contextmanager

@@ -129,7 +129,7 @@ async def transcribe_later(request: Request, service: Served, principal: Sender)
 async def transcribe_now(request: Request, service: Served, principal: Sender) -> JSONResponse:
     """The options stand in the query or in the form; whoever hangs up cancels."""
     async with _received(request, service) as (recording, checked):
-        submission = Submission(principal.owner, recording, checked, sync=True, request_id=request_id(request))
+        submission = Submission(principal.owner, recording, checked, request_id=request_id(request))
         job = await awaited(request, service, submission)
     result = await run_in_threadpool(service.store.transcript, job.id)
     return JSONResponse({name: result[name] for name in Text.model_fields})

@@ -335,6 +335,11 @@ COMMON = ("unauthorized", "forbidden", "rate_limited", "internal", "database_fai
 """Codes that every endpoint behind a key can answer with."""
 
 
+def described(about: str) -> dict[str, Any]:
+    """An error response of an endpoint for its OpenAPI description, where the error has no code of ours."""
+    return {"description": about, "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The error responses of an endpoint for its OpenAPI description: those of `codes` and the `COMMON` ones."""
     known = kinds()
@@ -344,12 +349,9 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
         status = STATUS[code]
         response = responses.setdefault(
             status,
-            {
-                "description": HTTPStatus(status).phrase,
-                "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
-            },
+            described(HTTPStatus(status).phrase),
         )
-        response["content"][PROBLEM]["examples"][code] = {
+        response["content"][PROBLEM].setdefault("examples", {})[code] = {
             "summary": about,
             "value": {
                 "type": type_of(code),

@@ -53,6 +53,8 @@ _PROGRESS = {"status", "stage", "progress", "attempt", "position", "estimated_se
              "audio_seconds"}  # fmt: skip
 """What `progress` tells of a `Task`."""
 
+EXAMPLE = 'event: segment\nid: 1.0\ndata: {"id": 0, "start": 0.0, "end": 2.4, "text": "Добрый день!"}\n\n'
+
 _ID = re.compile(r"[0-9]{1,9}\.([0-9]{1,9})")
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
@@ -85,7 +87,7 @@ class Event:
         200: {
             "description": "`progress`, `segment`, and at the end `done`, `error` or `cancelled`. A segment has the id "
             "`attempt.index`; with the last one that was seen, the stream goes on after it.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"example": EXAMPLE}},
         },
         **problems("task_unknown"),
     },

@@ -15,7 +15,7 @@ from pydantic import Field
 from stenograf.api import limits
 from stenograf.api.auth import require
 from stenograf.api.connection import kept
-from stenograf.api.errors import fault_of, problems
+from stenograf.api.errors import described, fault_of, problems
 from stenograf.api.parameters import invalid
 from stenograf.api.schemas import TaskError, Wire
 from stenograf.api.service import Served, Service
@@ -138,6 +138,7 @@ Downloads = Annotated[Pulls, Depends(_pulls)]
 
 router = APIRouter(prefix=PATH, tags=["models"])
 READER = [Depends(require("read")), Depends(limits.requests)]
+UNKNOWN = {404: described("There is no such model.")}
 KEEPER = [Depends(require("models")), Depends(limits.requests)]
 
 
@@ -147,7 +148,7 @@ def models(service: Served, pulls: Downloads) -> ModelList:
     return ModelList(items=list(_all(service, pulls).values()))
 
 
-@router.get("/{name}", summary="Look at a model", dependencies=READER, responses=problems())
+@router.get("/{name}", summary="Look at a model", dependencies=READER, responses={**UNKNOWN, **problems()})
 def model(name: str, service: Served, pulls: Downloads) -> ModelOut:
     """By its name or an alias."""
     return _one(name, service, pulls)
@@ -158,7 +159,7 @@ def model(name: str, service: Served, pulls: Downloads) -> ModelOut:
     status_code=202,
     summary="Download a model",
     dependencies=KEEPER,
-    responses=problems("option_invalid", "model_not_installed"),
+    responses={**UNKNOWN, **problems("option_invalid", "model_not_installed")},
 )
 def pull(name: str, service: Served, pulls: Downloads, response: Response) -> ModelOut:
     """It goes on in the background: `pull` of the model tells how far it is. One that is here is verified.
@@ -182,7 +183,10 @@ def pull(name: str, service: Served, pulls: Downloads, response: Response) -> Mo
     status_code=204,
     summary="Remove a model from the server",
     dependencies=KEEPER,
-    responses=problems("option_invalid", "request_in_flight", "model_not_installed", "models_read_only"),
+    responses={
+        **UNKNOWN,
+        **problems("option_invalid", "request_in_flight", "model_not_installed", "models_read_only"),
+    },
 )
 def remove(
     name: str,

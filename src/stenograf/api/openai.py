@@ -44,6 +44,8 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 Sender = Annotated[Principal, Depends(require("transcribe"))]
 
 UPLOADS = [Depends(limits.uploads)]
+STREAM = 'data: {"type": "transcript.text.delta", "delta": "Добрый день!"}\n\n'
+
 READS = [Depends(require("read")), Depends(limits.requests)]
 
 
@@ -73,7 +75,7 @@ def _described(*, translation: bool) -> dict[str, Any]:
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Transcription | VerboseTranscription,
-        "content": {"text/plain": {"schema": {"type": "string"}}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/plain": {"schema": {"type": "string"}}, "text/event-stream": {"example": STREAM}},
     },
     **_errors(400, 404, 408, 409, 413, 415, 503, 507),
 }
@@ -128,9 +130,7 @@ async def _answered(request: Request, service: Service, principal: Principal, ta
         asked = read(received.fields, task)
         with _about_the_model(task):
             checked = await check(service, asked.parameters)
-            submission = Submission(
-                principal.owner, received.recording, checked, sync=True, request_id=request_id(request)
-            )
+            submission = Submission(principal.owner, received.recording, checked, request_id=request_id(request))
             if asked.stream:
                 return await stream(request, service, submission, asked)
             job = await awaited(request, service, submission)

@@ -39,7 +39,11 @@ class LanguageCode(_Shape):
     code: str = Field(examples=["ru"])
 
 
-class Transcription(_Shape):
+class _Sparse(BaseModel):
+    """What has no value is left out."""
+
+
+class Transcription(_Sparse):
     """`response_format=json`."""
 
     text: str = Field(examples=["Добрый день, коллеги!"])
@@ -70,7 +74,7 @@ class TranscriptionWord(_Shape):
     end: float = Field(description="Seconds.")
 
 
-class VerboseTranscription(_Shape):
+class VerboseTranscription(_Sparse):
     """`response_format=verbose_json`."""
 
     task: Literal["transcribe", "translate"]

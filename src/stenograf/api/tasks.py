@@ -13,7 +13,7 @@ from stenograf import formats
 from stenograf.api import limits, parameters
 from stenograf.api.auth import Principal, require
 from stenograf.api.disposition import content_disposition
-from stenograf.api.errors import problems
+from stenograf.api.errors import described, problems
 from stenograf.api.intake import Submission, check, idempotency_key, in_flight, receiving, request_id, submit
 from stenograf.api.ranges import RangedFile, media_type_of
 from stenograf.api.schemas import TASKS, Task, TaskAccepted, TaskList, TranscriptOut
@@ -238,7 +238,7 @@ def download(
             "content": {kind: {} for kind in RECORDINGS},
         },
         206: {"description": "The bytes that the header Range asked for."},
-        416: {"description": "It does not have these bytes."},
+        416: described("It does not have these bytes."),
         **problems("task_unknown", "file_missing"),
     },
 )

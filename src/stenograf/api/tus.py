@@ -33,6 +33,8 @@ def version(request: Request) -> None:
     add_header(request, "Tus-Resumable", VERSION)
     if request.method in ("OPTIONS", "GET") or request.headers.get("tus-resumable") == VERSION:
         return
+    if request.method == "POST" and request.path_params and "x-http-method-override" not in request.headers:
+        return  # no call of the protocol at all
     add_header(request, "Tus-Version", VERSION)
     raise HTTPException(412, f"This is tus {VERSION}: the header Tus-Resumable must say so.")
 

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from stenograf.api import limits, parameters, tus
 from stenograf.api.auth import Principal, require
 from stenograf.api.connection import add_header, kept
-from stenograf.api.errors import problems
+from stenograf.api.errors import described, problems
 from stenograf.api.forms import BATCH_BYTES, safe_name
 from stenograf.api.intake import Recording, _lane, check, check_suffix, request_id
 from stenograf.api.schemas import TASKS, Wire, moment
@@ -88,7 +88,9 @@ def _header(name: str, about: str, *, required: bool = False, example: str = "")
     return {"name": name, "in": "header", "required": required, "description": about, "schema": schema}
 
 
-_RESUMABLE = _header("Tus-Resumable", "The version of the protocol.", required=True, example=tus.VERSION)
+_RESUMABLE = _header("Tus-Resumable", "The version of the protocol.", required=True)
+_RESUMABLE["schema"]["const"] = tus.VERSION
+_OTHER_VERSION = {412: described("Another version of the protocol.")}
 _CHECKSUM = _header(
     "Upload-Checksum",
     f"{' or '.join(tus.ALGORITHMS)}, a space, and base64 of the checksum of this body; 460 if it differs.",
@@ -133,7 +135,7 @@ def options(service: Served) -> Response:
     },
     responses={
         201: {"description": "The header Location tells where to send the pieces."},
-        412: {"description": "Another version of the protocol."},
+        **_OTHER_VERSION,
         **problems(
             "option_invalid", "language_unknown", "model_unknown", "model_not_installed", "address_refused",
             "file_empty", "upload_too_large", "unsupported_media_type", "bad_request", "request_timeout", "disk_full",
@@ -184,7 +186,7 @@ async def create(request: Request, service: Served, principal: Sender, store: St
     responses={
         204: {"description": "Upload-Offset tells how much is here now; after the last piece Stenograf-Task-Id "
                              "and Content-Location name the task."},
-        412: {"description": "Another version of the protocol."},
+        **_OTHER_VERSION,
         tus.CHECKSUM_MISMATCH: {"description": "The checksum differs; nothing of the piece is kept."},
         **problems(
             "task_unknown", "task_state", "request_in_flight", "upload_too_large", "unsupported_media_type",
@@ -207,7 +209,7 @@ async def patch(
     summary="How much of an upload is here",
     response_class=Response,
     openapi_extra={"parameters": [_RESUMABLE]},
-    responses=problems("task_unknown", "queue_full"),
+    responses={**_OTHER_VERSION, **problems("task_unknown", "queue_full")},
 )
 def head(upload_id: str, service: Served, principal: Sender, store: Store) -> Response:
     """Upload-Offset is where to go on; Stenograf-Task-Id and Content-Location name the task, once there is one."""
@@ -245,7 +247,7 @@ def look(upload_id: str, service: Served, principal: Sender, store: Store) -> Up
     summary="Give an upload up",
     dependencies=REQUESTS,
     openapi_extra={"parameters": [_RESUMABLE]},
-    responses=problems("task_unknown", "request_in_flight"),
+    responses={**_OTHER_VERSION, **problems("task_unknown", "request_in_flight")},
 )
 async def remove(upload_id: str, principal: Sender, store: Store, order: Order) -> None:
     """What came is removed; a task that was made of it already stays."""
