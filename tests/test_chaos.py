@@ -97,7 +97,7 @@ def test_every_job_is_done_once_through_kills_and_freezes(
             "seconds in all": round(took, 1),
             **trouble.counts,
             **aftermath.figures(service, clients.sent, receiver),
-            "orphans swept": aftermath.check_files(service, clients.sent),
+            "orphans swept": aftermath.sweep(service),
         }
         print("\n" + "\n".join(f"{name:>32}: {value}" for name, value in found.items()))
         record_property("chaos", found)
@@ -105,6 +105,7 @@ def test_every_job_is_done_once_through_kills_and_freezes(
         aftermath.check_jobs(service, clients.sent)
         aftermath.check_chunks(service, clients.sent)
         aftermath.check_webhooks(service, clients.sent, receiver)
+        aftermath.check_files(service, clients.sent)
         aftermath.check_database(service)
         assert aftermath.surprises(service) == []
 

@@ -192,7 +192,14 @@ def test_what_is_seen_while_it_is_read(desk: Desk) -> None:
 def test_draining_keeps_what_was_read_and_a_retry_reads_only_the_rest(desk: Desk, half: list[ChunkResult]) -> None:
     job = hand_in(desk.service, LONG, options=HALF)
     stopping = desk.runner()
-    desk.watched.before = at(1, stopping.stop)
+    handed_out: list[int] = []
+
+    def before(result: ChunkResult) -> None:
+        handed_out.append(result.index)
+        if result.index == 1:
+            stopping.stop()
+
+    desk.watched.before = before
     assert stopping.run_one(LANES)
     queued = desk.service.jobs.get(job.id)
     assert (queued.state, queued.attempt, queued.failures, queued.suspect) == ("queued", 1, 0, False)
@@ -200,6 +207,7 @@ def test_draining_keeps_what_was_read_and_a_retry_reads_only_the_rest(desk: Desk
     first = kept(desk, job.id)
     assert 2 <= len(first) < len(half)
     assert first == half[: len(first)]
+    assert [result.index for result in first] == handed_out  # not one was lost
     assert 0 < queued.progress < 1
 
     desk.watched.read.clear()

@@ -66,17 +66,19 @@ def check_webhooks(service: Service, sent: Sequence[Sent], receiver: Receiver) -
     assert set(receiver.types.values()) == {"task.done"}
 
 
-def check_files(service: Service, sent: Sequence[Sent]) -> int:
-    """Every recording is there, byte by byte, and a sweep leaves nothing else; returns how many files it removed."""
-    store = FileStore(service.folder / "data" / "files")
+def sweep(service: Service) -> int:
+    """Remove what no job names, whatever its age; returns how many files that were."""
+    return _files(service).sweep(lambda: [row["file"] for row in service.ask("SELECT file FROM jobs")], age=-60.0)
+
+
+def check_files(service: Service, sent: Sequence[Sent]) -> None:
+    """After a sweep every recording is there, byte by byte, and nothing else."""
     named = {row["id"]: row["file"] for row in service.ask("SELECT id, file FROM jobs")}
-    swept = store.sweep(named.values, age=-60.0)
-    left = {path.name: path for path in store.folder.rglob("*") if path.is_file()}
+    left = {path.name: path for path in _files(service).folder.rglob("*") if path.is_file()}
     assert set(left) == set(named.values())
     assert len(left) == len(sent), "two jobs share a file"
     for one in sent:
         assert _digest(left[named[one.task]].read_bytes()) == _digest(one.recording.path.read_bytes())
-    return swept
 
 
 def check_database(service: Service) -> None:
@@ -122,6 +124,10 @@ def figures(service: Service, sent: Sequence[Sent], receiver: Receiver) -> Mappi
         "their deliveries": receiver.deliveries,
         "hung up on": receiver.hung_up,
     }
+
+
+def _files(service: Service) -> FileStore:
+    return FileStore(service.folder / "data" / "files")
 
 
 def _digest(data: bytes) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import Field
@@ -138,7 +138,7 @@ Downloads = Annotated[Pulls, Depends(_pulls)]
 
 router = APIRouter(prefix=PATH, tags=["models"])
 READER = [Depends(require("read")), Depends(limits.requests)]
-UNKNOWN = {404: described("There is no such model.")}
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: described("There is no such model.")}
 KEEPER = [Depends(require("models")), Depends(limits.requests)]
 
 

@@ -1,7 +1,7 @@
 """`/v1`: OpenAI's audio API, so that its clients work as they are.
 
-`docs/` has no page of its own for it: what the fields mean is told in `openai_fields.py`, what comes back in
-`openai_shapes.py`, and errors have OpenAI's shape by `errors.py`.
+What the fields mean is told in `openai_fields.py`, what comes back in `openai_shapes.py`; errors have OpenAI's shape by
+`errors.py`.
 """
 
 from __future__ import annotations

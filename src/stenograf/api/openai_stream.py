@@ -91,8 +91,10 @@ async def _events(request: Request, service: Service, job: Job, asked: Asked) ->
     quiet_since, patience = clock(), HEAD_SECONDS
     sent, last = "", -1
     signs = await service.watcher.wait(job.id)
-    while signs is not None and signs.state not in FINAL:
-        if signs.chunks > last + 1:
+    while not job.at_rest:
+        if signs is None or signs.state in FINAL:
+            job = await run_in_threadpool(service.store.get, job.id)  # it may have been retried since
+        elif signs.chunks > last + 1:
             text, last = await run_in_threadpool(_read_since, service, job, last)
             if text:
                 delta = f" {text}" if sent else text
@@ -102,8 +104,10 @@ async def _events(request: Request, service: Service, job: Job, asked: Asked) ->
         if clock() - quiet_since >= patience:
             yield _PING
             quiet_since, patience = clock(), PING_SECONDS
-        signs = await service.watcher.wait(job.id, signs, timeout=max(0.0, quiet_since + patience - clock()))
-    transcript = await run_in_threadpool(_transcript, request, service, job)
+        if not job.at_rest:
+            signs = await service.watcher.wait(job.id, signs, timeout=max(0.0, quiet_since + patience - clock()))
+    finished(request, job)
+    transcript = Transcript.from_dict(await run_in_threadpool(service.store.transcript, job.id))
     # Chunks are kept as they are read, so what was sent is always the beginning of the whole.
     rest = transcript.text.removeprefix(sent)
     if rest:
@@ -121,11 +125,6 @@ def _read_since(service: Service, job: Job, last: int) -> tuple[str, int]:
         last = index
         texts += [segment["text"] for segment in chunk["segments"] if segment["text"]]
     return " ".join(texts), last
-
-
-def _transcript(request: Request, service: Service, job: Job) -> Transcript:
-    finished(request, service.store.get(job.id))
-    return Transcript.from_dict(service.store.transcript(job.id))
 
 
 def _line(event: dict[str, Any]) -> bytes:

@@ -61,8 +61,10 @@ async def join(connection: HTTPConnection, service: Service, submission: Submiss
 
 async def at_rest(connection: HTTPConnection, service: Service, job: Job) -> Job:
     """The job once it is done. Raises as `awaited`."""
-    await service.watcher.until_rest(job.id)
-    return finished(connection, await run_in_threadpool(service.store.get, job.id))
+    while not job.at_rest:  # somebody may have retried it meanwhile
+        await service.watcher.until_rest(job.id)
+        job = await run_in_threadpool(service.store.get, job.id)
+    return finished(connection, job)
 
 
 def finished(connection: HTTPConnection, job: Job) -> Job:
@@ -147,13 +149,12 @@ class _Desk:
             if job_id in self._waiting:
                 return
             try:
-                await run_in_threadpool(self._service.store.cancel, job_id)
+                await run_in_threadpool(self._service.cancel, job_id)
             except (TaskStateError, TaskUnknownError):  # it came to its end in the grace
                 return
             except DatabaseError as error:
                 _log.warning("the task %s, which nobody waits for, cannot be cancelled: %s", job_id, error)
                 return
-        self._service.watcher.changed(job_id)
         _log.info("cancelled: the client hung up", extra={"task": job_id})
 
     def _lock(self, key: tuple[str, str]) -> asyncio.Lock:

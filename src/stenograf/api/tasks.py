@@ -33,6 +33,10 @@ MAX_RETRY_AFTER = 30
 RECORDINGS = ("audio/*", "video/*", "application/octet-stream")
 """Media types that a recording is sent out as."""
 
+FILES: dict[str, dict[str, Any]] = {item.media_type.split(";")[0]: {} for item in formats.FORMATS.values()}
+"""Media types that a transcript is sent out as, for OpenAPI."""
+FILES["application/json"] = {"schema": {"$ref": "#/components/schemas/TranscriptOut"}}
+
 router = APIRouter(prefix="/api/v1", tags=["tasks"])
 
 Sender = Annotated[Principal, Depends(require("transcribe"))]
@@ -208,7 +212,7 @@ def result(task_id: str, service: Served, principal: Reader) -> JSONResponse:
     dependencies=REQUESTS,
     response_class=Response,
     responses={
-        200: {"content": {item.media_type.split(";")[0]: {} for item in formats.FORMATS.values()}},
+        200: {"content": FILES},
         **problems("task_unknown", "task_state", "format_unknown"),
     },
 )

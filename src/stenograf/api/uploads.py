@@ -90,7 +90,7 @@ def _header(name: str, about: str, *, required: bool = False, example: str = "")
 
 _RESUMABLE = _header("Tus-Resumable", "The version of the protocol.", required=True)
 _RESUMABLE["schema"]["const"] = tus.VERSION
-_OTHER_VERSION = {412: described("Another version of the protocol.")}
+_OTHER_VERSION: dict[int | str, dict[str, Any]] = {412: described("Another version of the protocol.")}
 _CHECKSUM = _header(
     "Upload-Checksum",
     f"{' or '.join(tus.ALGORITHMS)}, a space, and base64 of the checksum of this body; 460 if it differs.",
