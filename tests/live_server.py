@@ -68,6 +68,8 @@ def live(folder: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]
         "default_model": "whisper-test",
         "offline": "true",
         "auth": "false",
+        "max_models": "2",  # nobody is to wait for one model to make way for the other
+        "log_level": "info",  # whatever LOG_LEVEL says here: the log tells the port
         **settings,
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STENOGRAF_", "HF_"))}

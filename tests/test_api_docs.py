@@ -188,6 +188,13 @@ class TestDescription:
             form = described["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
             assert form["properties"]["file"]["format"] == "binary"
 
+    def test_every_address_names_all_of_its_methods(self, server: Server, described: dict[str, Any]) -> None:
+        for path, item in described["paths"].items():
+            answer = server.client.request("TRACE", path, headers={"Tus-Resumable": "1.0.0"})
+            assert answer.status_code == 405, path
+            allowed = set(answer.headers["allow"].split(", "))
+            assert {method.upper() for method in item} <= allowed <= {*map(str.upper, item), "HEAD", "OPTIONS", "POST"}
+
     def test_references_lead_somewhere(self, described: dict[str, Any]) -> None:
         schemas = described["components"]["schemas"]
         for name in re.findall(r"'#/components/schemas/([^']+)'", str(described)):

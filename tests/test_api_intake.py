@@ -103,9 +103,9 @@ class TestSubmit:
     def test_a_file_that_is_in_its_place_already(self, tmp_path: Path) -> None:
         service = service_of(tmp_path, max_queued=1)
         for number in range(2):
-            whole = tmp_path / f"whole{number}"
-            whole.write_bytes(b"sound")
-            name = service.files.adopt(whole)
+            whole = service.files.create()
+            whole.write(b"sound")
+            name = whole.commit()
             submission = Submission("me", Recording("a.ogg", file=name, size=5, digest="d"), checked())
             if number == 0:
                 assert asyncio.run(submit(service, submission))[0].file == name

@@ -146,9 +146,7 @@ def taken_in(server: Server) -> float:
 
 def maintenance(server: Server) -> Maintenance:
     service = server.service
-    return Maintenance(
-        service.store, service.leases, service.files, on_event=lambda _: None, uploads=store_of(server.app)
-    )
+    return Maintenance(service.store, service.leases, service.files, store_of(server.app), on_event=lambda _: None)
 
 
 class TestUpload:
@@ -430,7 +428,9 @@ class TestCrashes:
         piece._file.close()
         maintenance(server).tend_uploads()
         assert offset_of(server, path) == 100
-        job_of(server, send(server, path, 100, DATA[100:]))
+        assert send(server, path, 100, DATA[100:200]).status_code == 204
+        assert offset_of(server, path) == 200
+        job_of(server, send(server, path, 200, DATA[200:]))
 
     def test_a_process_that_is_killed_in_the_middle(self, tmp_path: Path) -> None:
         with process(tmp_path) as (running, port), client_of(port) as client:

@@ -104,6 +104,7 @@ def test_every_job_is_done_once_through_kills_and_freezes(
         assert len(clients.sent) == len(pile)
         aftermath.check_jobs(service, clients.sent)
         aftermath.check_chunks(service, clients.sent)
+        aftermath.check_words(service)
         aftermath.check_webhooks(service, clients.sent, receiver)
         aftermath.check_files(service, clients.sent)
         aftermath.check_database(service)

@@ -63,14 +63,6 @@ def test_a_file_that_is_given_up_leaves_nothing(store: FileStore) -> None:
     assert all_files(store) == []
 
 
-def test_a_whole_file_is_taken_in(store: FileStore, tmp_path: Path) -> None:
-    (tmp_path / "uploaded").write_bytes(b"abc")
-    name = store.adopt(tmp_path / "uploaded")
-    assert not (tmp_path / "uploaded").exists()
-    with store.open(name) as file:
-        assert file.read() == b"abc"
-
-
 def test_a_file_that_is_gone(store: FileStore) -> None:
     name = bring(store)
     store.remove(name)
@@ -180,18 +172,6 @@ def test_a_file_that_comes_in_while_names_are_asked_for_is_kept(store: FileStore
 
     assert store.sweep(named) == 1
     assert {path.name for path in all_files(store)} == names
-
-
-def test_a_file_that_was_long_under_way_is_not_swept_before_its_job_is_written(
-    store: FileStore, tmp_path: Path
-) -> None:
-    (tmp_path / "uploaded").write_bytes(b"abc")
-    old = time.time() - 7200
-    os.utime(tmp_path / "uploaded", (old, old))
-    name = store.adopt(tmp_path / "uploaded")
-    assert store.sweep(set) == 0
-    with store.open(name):
-        pass
 
 
 def test_nobody_is_asked_for_names_where_nothing_is_old(store: FileStore) -> None:

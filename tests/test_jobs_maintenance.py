@@ -27,7 +27,7 @@ def service(tmp_path: Path) -> Iterator[Runtime]:
 
 def maintenance(service: Runtime, events: list[Any] | None = None) -> Maintenance:
     told = [] if events is None else events
-    return Maintenance(service.jobs, service.leases, service.files, on_event=told.append)
+    return Maintenance(service.jobs, service.leases, service.files, service.uploads, on_event=told.append)
 
 
 def expire(service: Runtime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -657,6 +658,20 @@ def test_no_chunk_is_lost_or_doubled_however_the_end_falls(desk: Desk) -> None:
         assert kept(desk, held.id) == [chunk(index) for index in range(4)]
         assert desk.service.jobs.get(held.id).progress == 0.75
         desk.service.jobs.cancel(held.id)
+
+
+def test_the_end_waits_for_what_is_being_written_down(desk: Desk) -> None:
+    holds, held = keeping(desk)
+    other = sqlite3.connect(desk.service.database.url.database or "", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with holds:
+        holds.keep(chunk(0))
+        time.sleep(0.2)  # by now it is being written, and waits for the lock
+        threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+        read, _ = holds.rest()
+        assert [*kept(desk, held.id), *read] == [chunk(0)]
+    assert kept(desk, held.id) == [chunk(0)]
+    other.close()
 
 
 def test_a_cancel_is_seen_without_any_news(desk: Desk) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stenograf.jobs.outbound import Outbound
     from stenograf.jobs.post import Post
     from stenograf.jobs.store import JobStore
+    from stenograf.jobs.uploads import Uploads
     from stenograf.keys import KeyStore
     from stenograf.transcriber import Transcriber
 
@@ -119,6 +120,10 @@ class Runtime:
             headway()
             yield transcriber
 
+    def loaded(self) -> list[str]:
+        """The models that are in memory."""
+        return self._pool.loaded()
+
     def is_here(self, name: str | None) -> bool:
         """Whether a model, or the default one, is on this machine and whole."""
         try:
@@ -168,6 +173,13 @@ class Runtime:
         return FileStore(self.settings.files_path, max_bytes=self.settings.max_upload * 1_000_000)
 
     @cached_property
+    def uploads(self) -> Uploads:
+        """Uploads that are under way."""
+        from stenograf.jobs.uploads import Uploads
+
+        return Uploads(self.database, self.jobs, self.files)
+
+    @cached_property
     def keys(self) -> KeyStore:
         """The API keys."""
         from stenograf.keys import KeyStore
@@ -198,6 +210,7 @@ class Runtime:
             self.jobs,
             self.leases,
             self.files,
+            self.uploads,
             webhooks,
             work=partial(work, self.settings),
             hinted=hinted,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import platformdirs
 
@@ -263,7 +264,7 @@ class Settings:
     @property
     def database(self) -> str:
         """The URL of the database."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'stenograf.db'}"
+        return self.database_url or f"sqlite:///{quote(str(self.data_dir / 'stenograf.db'))}"
 
 
 @dataclass(frozen=True, slots=True)

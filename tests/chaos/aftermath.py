@@ -55,6 +55,17 @@ def check_chunks(service: Service, sent: Sequence[Sent]) -> None:
         assert all(1 <= attempt <= attempts[one.task] for attempt in wrote), one.filename
 
 
+def check_words(service: Service) -> None:
+    """Only the last attempt has finished a job, and no job was finished twice, as the workers tell it themselves.
+
+    A worker that was killed right after its word is missing: that is none of its faults.
+    """
+    attempts = {row["id"]: row["attempt"] for row in service.ask("SELECT id, attempt FROM jobs")}
+    done = [(entry["task_id"], entry["attempt"]) for entry in service.entries() if entry["message"] == "done"]
+    assert len(done) == len(dict(done)), "a job was finished twice"
+    assert [(task, attempt, attempts[task]) for task, attempt in done if attempt != attempts[task]] == []
+
+
 def check_webhooks(service: Service, sent: Sequence[Sent], receiver: Receiver) -> None:
     """One message a job, of the type `task.done`, that has arrived under one id, be it once or several times."""
     assert receiver.faults == []

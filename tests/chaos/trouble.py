@@ -37,8 +37,9 @@ and one that is killed before it has begun proves little."""
 PATIENCE_FROZEN = 1.5
 """The same while something is frozen, when not much gets done."""
 
-FREEZES = (1.2, 2.2)
-"""A freeze lasts so many seconds longer than a lease: that it ran out is seen after a second at most."""
+FREEZES = (1.2, 3.0)
+"""A freeze lasts so many seconds longer than a lease: that it ran out is seen after a second at most, and one or two
+more pass until another worker reads what the frozen one has in its hands."""
 
 AIMED = 0.8
 """So large a share of the blows to workers goes to one that is at work."""

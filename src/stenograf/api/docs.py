@@ -32,7 +32,7 @@ fetch("openapi.json").then(answer => answer.json()).then(spec => {
   for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
     const form = operation.requestBody?.content["multipart/form-data"];
     for (const option of Object.values(form?.schema.properties ?? {})) {
-      if (option.format !== "binary") option.examples = [""];
+      if (option.format !== "binary") option.examples = [option.type === "array" ? [] : ""];
     }
   }
   SwaggerUIBundle({

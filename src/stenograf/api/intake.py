@@ -315,7 +315,8 @@ def _suits(entry: CatalogEntry, options: dict[str, Any]) -> None:
         raise invalid("task", f"The model {entry.name} cannot translate.", "large-v3 can.")
 
 
-def _lane(service: Service, recording: Recording, options: Mapping[str, Any]) -> Lane:
+def lane_of(service: Service, recording: Recording, options: Mapping[str, Any]) -> Lane:
+    """The lane that a recording goes to, as far as it can be told before it is opened."""
     trim = options.get("trim", service.settings.default_trim)
     if trim and trim <= SHORT_SECONDS:
         return "short"
@@ -340,7 +341,7 @@ def _submit(service: Service, submission: Submission) -> tuple[Job, bool]:
         size=recording.size,
         digest=recording.digest,
         url=recording.url,
-        lane=_lane(service, recording, parameters.options),
+        lane=lane_of(service, recording, parameters.options),
         priority=SYNC_PRIORITY if submission.sync else parameters.priority,
         sync=submission.sync,
         retention=parameters.retention,

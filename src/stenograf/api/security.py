@@ -57,6 +57,7 @@ EXPOSED = (
     "Location", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-ID", "Content-Disposition", "Content-Range",
     "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
     "Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires",
+    "Tus-Checksum-Algorithm", "Stenograf-Task-Id", "Content-Location",
 )  # fmt: skip
 """Headers that scripts of other origins may read."""
 

@@ -30,7 +30,7 @@ from stenograf.api.auth import Principal, require
 from stenograf.api.connection import add_header, kept
 from stenograf.api.errors import described, problems
 from stenograf.api.forms import BATCH_BYTES, safe_name
-from stenograf.api.intake import Recording, _lane, check, check_suffix, request_id
+from stenograf.api.intake import Recording, check, check_suffix, lane_of, request_id
 from stenograf.api.schemas import TASKS, Wire, moment
 from stenograf.api.service import Served, Service
 from stenograf.api.turns import Turn, Turns
@@ -68,7 +68,8 @@ REQUESTS = [Depends(limits.requests)]
 
 def store_of(app: Any) -> Uploads:
     """The `Uploads` of an application."""
-    return kept(app, "uploads", lambda service: Uploads(service.database, service.store, service.files))
+    found: Uploads = app.state.service.runtime.uploads
+    return found
 
 
 def _turns(connection: HTTPConnection) -> Turns:
@@ -156,7 +157,7 @@ async def create(request: Request, service: Served, principal: Sender, store: St
         options=given.options,
         filename=filename,
         size=size,
-        lane=_lane(service, Recording(filename, size=size), given.options),
+        lane=lane_of(service, Recording(filename, size=size), given.options),
         priority=given.priority,
         retention=given.retention,
         webhook_url=given.webhook_url,

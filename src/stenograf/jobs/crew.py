@@ -11,6 +11,7 @@ from stenograf.jobs.maintenance import Maintenance
 from stenograf.jobs.post import posts
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.supervisor import Supervisor, Work
+from stenograf.jobs.uploads import Uploads
 from stenograf.jobs.webhooks import Webhooks
 from stenograf.settings import Settings
 
@@ -24,6 +25,7 @@ class Crew:
         store: JobStore,
         leases: Leases,
         files: FileStore,
+        uploads: Uploads,
         webhooks: Webhooks,
         *,
         work: Work,
@@ -36,7 +38,7 @@ class Crew:
         """
         self._on_event = on_event
         self._webhooks = webhooks
-        self._maintenance = Maintenance(store, leases, files, on_event=on_event)
+        self._maintenance = Maintenance(store, leases, files, uploads, on_event=on_event)
         self._supervisor = Supervisor(leases, posts(settings, hinted=hinted), work=work, on_event=self._heard)
 
     def start(self) -> None:

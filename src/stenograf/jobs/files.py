@@ -201,13 +201,6 @@ class FileStore:
             _bring(part, place)
         return place.is_file()
 
-    def adopt(self, path: Path) -> str:
-        """Take a whole file of the same disk in (it is moved); returns its name in the store."""
-        name = uuid.uuid4().hex
-        with _errors(self.folder):
-            _bring(path, self._place(name))
-        return name
-
     def open(self, name: str) -> BinaryIO:
         """The file, to be read. Raises `FileMissingError`."""
         try:

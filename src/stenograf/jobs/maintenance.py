@@ -29,9 +29,9 @@ class Maintenance:
         store: JobStore,
         leases: Leases,
         files: FileStore,
+        uploads: Uploads,
         *,
         on_event: Callable[[Event], None],
-        uploads: Uploads | None = None,
     ) -> None:
         self._store = store
         self._leases = leases
@@ -71,7 +71,7 @@ class Maintenance:
 
     def tend_uploads(self) -> None:
         """Make tasks of uploads that are whole, and remove those that nobody goes on with."""
-        finished, removed = self._uploads.tend() if self._uploads else (0, 0)
+        finished, removed = self._uploads.tend()
         if finished:
             log.info("%d uploads that were whole became tasks", finished)
         if removed:
@@ -87,7 +87,7 @@ class Maintenance:
 
     def _named(self) -> set[str]:
         # Uploads first: one that becomes a job between the two questions is named by both.
-        named = self._uploads.files() if self._uploads else set()
+        named = self._uploads.files()
         return named | self._store.files()
 
     def _run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,10 @@ class Post:
     """Whether the process that started it takes jobs in and tells of them."""
     preload: bool = False
     """Whether it loads the default model at once, if that is here."""
+
+    def worker(self, pid: int) -> str:
+        """The name that the claims of a process at this post carry: no two machines share one."""
+        return f"{socket.gethostname()}-{self.name}-{pid}"
 
     def lanes_of(self, slot: int) -> tuple[Lane, ...]:
         """The lanes of a slot: where there are several, the first is kept for short recordings."""

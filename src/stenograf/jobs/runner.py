@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from stenograf import logs
 from stenograf.audio import AudioReader
 from stenograf.chunk import ChunkResult
-from stenograf.errors import CancelledError, LeaseLostError, OutOfMemoryError, StenografError, unexpected
+from stenograf.errors import CancelledError, DatabaseError, LeaseLostError, OutOfMemoryError, StenografError, unexpected
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import SHORT_SECONDS, Claim, Job, Lane
@@ -142,7 +142,7 @@ class Runner:
         read, learnt = keeping.rest()
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over")
-        self._leases.finish(claim, transcript, read, **learnt)
+        self._insist(lambda: self._leases.finish(claim, transcript, read, **learnt))
         self._tell(
             {
                 "event": "job_finished",
@@ -156,6 +156,17 @@ class Runner:
             }
         )
         return "done"
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write the last word, again where the database fails just now: the lease holds a while yet."""
+        until = time.monotonic() + self._leases.seconds / 2
+        while True:
+            try:
+                return write()
+            except DatabaseError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     def _failed(self, claim: Claim, keeping: Keeping, error: Exception, started: float) -> str:
         if isinstance(error, MemoryError):

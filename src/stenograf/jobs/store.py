@@ -335,17 +335,17 @@ class JobStore:
         ).first()
         if used is None:
             return None
-        if used.fingerprint != (new.fingerprint or ""):
-            raise IdempotencyError(
-                f"The Idempotency-Key {new.idempotency_key!r} was used for another file or other options.",
-                "Take a new key for a new request.",
-            )
         row = connection.execute(sa.select(jobs).where(jobs.c.id == used.job_id)).mappings().first()
         if row is None:  # removed meanwhile: the key is free again
             connection.execute(
                 idempotency.delete().where(idempotency.c.owner == new.owner, idempotency.c.key == new.idempotency_key)
             )
             return None
+        if used.fingerprint != (new.fingerprint or ""):
+            raise IdempotencyError(
+                f"The Idempotency-Key {new.idempotency_key!r} was used for another file or other options.",
+                "Take a new key for a new request.",
+            )
         return job_from(row)
 
     @staticmethod

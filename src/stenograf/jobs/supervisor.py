@@ -208,7 +208,7 @@ class Supervisor:
 
     def _release(self, hand: _Hand, *, blame: bool) -> None:
         try:
-            if self._leases.abandon(f"{hand.post.name}-{hand.process.pid}", blame=blame):
+            if self._leases.abandon(hand.post.worker(hand.process.pid or 0), blame=blame):
                 self._leases.reap()
         except DatabaseError as error:  # the reaper will see to it when the leases run out
             log.error("%s", error)

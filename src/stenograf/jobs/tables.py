@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -39,7 +40,7 @@ jobs = Table(
     Column("filename", Text, nullable=False),
     Column("search", Text, nullable=False),
     Column("file", Text),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("digest", String(64)),
     Column("url", Text),
     Column("sync", Boolean, nullable=False),
@@ -160,7 +161,7 @@ uploads = Table(
     Column("id", String(36), primary_key=True),
     Column("owner", String(200), nullable=False),
     Column("file", Text, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("options", JSON, nullable=False),
     Column("job_id", String(36)),

@@ -18,8 +18,8 @@ from typing import Protocol
 import psutil
 
 from stenograf import logs
-from stenograf.jobs import allocation
 from stenograf.errors import StenografError
+from stenograf.jobs import allocation
 from stenograf.jobs.dispatch import Uplink
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
@@ -64,6 +64,10 @@ class Equipment(Models, Protocol):
     def files(self) -> FileStore: ...
     @property
     def outbound(self) -> Outbound: ...
+    def loaded(self) -> list[str]:
+        """The models in memory."""
+        ...
+
     def is_here(self, name: str | None) -> bool:
         """Whether a model, or the default one, is on this machine."""
         ...
@@ -79,7 +83,7 @@ class Worker:
         self._runtime = runtime
         self._uplink = uplink
         self._hints = hints
-        self._name = f"{post.name}-{os.getpid()}"
+        self._name = post.worker(os.getpid())
         self._memory = (settings.worker_memory * 1_000_000) or psutil.virtual_memory().total // 2
         self._working = 0
         self._used = time.monotonic()
@@ -167,7 +171,9 @@ class Worker:
 
     def _show_signs(self) -> None:
         taken = psutil.Process().memory_info().rss
-        self._uplink.tell({"event": "worker_memory", "worker": self._post.name, "bytes": taken})
+        self._uplink.tell(
+            {"event": "worker_memory", "worker": self._post.name, "bytes": taken, "models": self._runtime.loaded()}
+        )
         if self._working:
             return
         idle = time.monotonic() - self._used
