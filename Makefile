@@ -69,6 +69,9 @@ requirements:  ## Pin the dependencies anew (needs uv).
 	  -c requirements/base.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make requirements" --quiet -c requirements/dev.txt -o requirements/build.txt
+	for list in requirements/clients/*.in; do \
+	  uv pip compile $$list --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make requirements" --quiet --upgrade -o $${list%.in}.txt; done
 
 clean:  ## Remove the environment and what was made.
 	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -274,7 +274,7 @@ def test_pages_hold_each_job_once_even_those_of_the_same_moment(
     made = [add(store).id for _ in range(7)]
     with database.write() as connection:
         same = jobs.update().where(jobs.c.id.in_(made[:5]))
-        connection.execute(same.values(created_at=database.now - 0.123456789))
+        connection.execute(same.values(created_at=database.now - 1000.123456789))
     assert walk(store, limit) == sorted(made[5:], reverse=True) + sorted(made[:5], reverse=True)
 
 

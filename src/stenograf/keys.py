@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -49,11 +50,13 @@ LISTED_SCOPES = ("read", "transcribe", "models", "metrics")
 
 SECRET_BYTES = 32
 
+log = logging.getLogger(__name__)
+
 PREFIX_LENGTH = 12
 """Characters of a key that are kept and shown, so that a person can tell which one it is; `stg_` is four of them."""
 
 LISTED_LENGTH = 16
-"""The fewest characters of a key in the settings."""
+"""A key in the settings with fewer characters is taken, as earlier services took it, with a warning."""
 
 CACHE_SECONDS = 3.0
 """How long a key is believed before the database is asked again: the longest that a revoked key lives on."""
@@ -301,9 +304,12 @@ def _hash(secret: str) -> str:
 
 def _listed_key(secret: str, number: int) -> Key:
     if len(secret) < LISTED_LENGTH:
-        raise SettingInvalidError(
-            f"API key {number} of the setting STENOGRAF_API_KEYS has only {len(secret)} characters.",
-            f"Write {LISTED_LENGTH} or more, at random: openssl rand -hex 24.",
+        log.warning(
+            "API key %d of the setting STENOGRAF_API_KEYS has only %d characters and can be guessed: "
+            "write %d or more, at random (openssl rand -hex 24)",
+            number,
+            len(secret),
+            LISTED_LENGTH,
         )
     # Not the start of the hash itself, so that no list or log that shows the id shows a part of it.
     identity = "env_" + _hash(f"stenograf listed key {secret}")[:16]

@@ -198,8 +198,8 @@ class Settings:
         True,
     )
     api_keys: tuple[str, ...] = _setting(
-        "API keys that are good without having been made by `stenograf keys`, separated by commas; 16 characters or "
-        "more each.",
+        "API keys that are good without having been made by `stenograf keys`, separated by commas. "
+        "Give each 16 characters or more: shorter ones can be guessed.",
         read.listed,
         (),
         old=("API_KEYS",),

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 
 from stenograf._version import __version__
 from stenograf.api import docs, earlier, errors, events, keys, models, openai, operation, tasks, uploads
+from stenograf.api.auth import access_of
 from stenograf.api.description import describe, operation_id
 from stenograf.api.measure import MetricsMiddleware
 from stenograf.api.security import add_security
@@ -57,6 +58,7 @@ def create_app(service: Service, *, hooks: Sequence[Hook] = ()) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.service = service
+    access_of(app)  # a secret that is too short ends the start, and not the first request
     errors.install(app)
     add_security(app, service.settings)
     app.add_middleware(MetricsMiddleware, metrics=service.metrics)  # the last one added is the outermost
