@@ -32,7 +32,7 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 
 def test_requirements_are_pinned_with_hashes_and_name_no_address() -> None:
-    for file in (ROOT / "requirements").glob("*.txt"):
+    for file in (ROOT / "requirements").rglob("*.txt"):
         text = file.read_text("utf-8")
         assert "://" not in text
         pins = re.findall(r"^[a-z0-9][\w.-]*==\S+", text, re.MULTILINE)

@@ -145,7 +145,7 @@ class Clients:
             while self._pile and not self._failures:
                 if len(self.sent) - self._done() < AHEAD:
                     return self._pile.pop()
-                time.sleep(0.1)
+                time.sleep(0.2)
         return None
 
     def _look_back(self, client: Client, own: list[Sent]) -> None:

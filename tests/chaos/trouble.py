@@ -61,6 +61,7 @@ class Trouble:
         self._random.shuffle(blows)
         moments = sorted(self._random.uniform(0, 0.95 * jobs) for _ in blows)
         self._plan = list(zip(moments, blows, strict=True))
+        self._hurry_at = 0.0
         self._frozen: dict[psutil.Process, float] = {}
         """Process -> when it wakes."""
 
@@ -84,8 +85,13 @@ class Trouble:
             with suppress(sqlite3.OperationalError):  # a frozen process holds the lock
                 if self._service.done(seconds=0.2) >= moment:
                     return
-                self._service.hurry(seconds=0.2)
-            self._wait(0.1)
+                self._hurry()
+            self._wait(0.2)
+
+    def _hurry(self) -> None:
+        if time.monotonic() >= self._hurry_at:
+            self._service.hurry(seconds=0.2)
+            self._hurry_at = time.monotonic() + 2.0
 
     def _do(self, what: str) -> bool:
         """Whether there was someone to do it to."""

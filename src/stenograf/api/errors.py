@@ -126,7 +126,9 @@ _OPENAI_CODES = {
 }
 _OPENAI_STATUS = {"model_unknown": 404, "model_not_installed": 404}
 _OPENAI_PARAMS = {"language_unknown": "language", "model_unknown": "model", "model_not_installed": "model",
-                  "format_unknown": "response_format", "file_empty": "file", "upload_too_large": "file"}  # fmt: skip
+                  "format_unknown": "response_format", "file_empty": "file", "upload_too_large": "file",
+                  "not_media": "file", "no_audio": "file", "audio_damaged": "file", "recording_too_long": "file",
+                  }  # fmt: skip
 
 _log = logging.getLogger(__name__)
 

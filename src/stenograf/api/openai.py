@@ -39,13 +39,14 @@ from stenograf.transcript import Transcript
 OWNER = "stenograf"
 """Of the models that go by OpenAI's names."""
 
+STREAM = 'data: {"type": "transcript.text.delta", "delta": "Добрый день!"}\n\n'
+"""A line of a stream, for the description."""
+
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 Sender = Annotated[Principal, Depends(require("transcribe"))]
 
 UPLOADS = [Depends(limits.uploads)]
-STREAM = 'data: {"type": "transcript.text.delta", "delta": "Добрый день!"}\n\n'
-
 READS = [Depends(require("read")), Depends(limits.requests)]
 
 

@@ -20,8 +20,11 @@ from stenograf.jobs.store import JobStore, Signs
 POLL_SECONDS = 0.5
 """Between two looks while somebody waits."""
 
-BREATH_SECONDS = 0.02
+BREATH_SECONDS = 0.002
 """Between two looks, however many nudges come."""
+
+MOST_MISSED = 10_000
+"""So many nudges that nobody waited for are remembered, until nobody waits at all."""
 
 PATIENCE_SECONDS = 5.0
 """How long the database may fail until those who wait are told."""
@@ -45,6 +48,7 @@ class Watcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
+        self._missed: set[str] = set()
         self._stopping = False
 
     def start(self) -> None:
@@ -81,8 +85,9 @@ class Watcher:
             raise _stopped()
         waiter = _Waiter(seen, asyncio.get_running_loop().create_future())
         self._waiters.setdefault(job_id, []).append(waiter)
-        if seen is None or len(self._waiters) == 1:  # else somebody is looked for already
+        if seen is None or job_id in self._missed or len(self._waiters) == 1:  # else somebody is looked for already
             self._look.set()
+        self._missed.discard(job_id)
         try:
             async with asyncio.timeout(None if seen is None else timeout):
                 return await waiter.changed
@@ -106,6 +111,8 @@ class Watcher:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds if self._waiters else None):
+                    if not self._waiters:
+                        self._missed.clear()
                     await self._look.wait()
             self._look.clear()
             # Those who come while the question is under way may know more than its answer: they wait for the next.
@@ -138,6 +145,8 @@ class Watcher:
     def _nudge(self, job_id: str) -> None:
         if job_id in self._waiters:
             self._look.set()
+        elif len(self._missed) < MOST_MISSED:  # who waits for it may be between two waits
+            self._missed.add(job_id)
 
     def _refuse(self) -> None:
         self._stopping = True

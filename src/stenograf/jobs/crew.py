@@ -66,6 +66,6 @@ class Crew:
         self._maintenance.stop()
 
     def _heard(self, event: Event) -> None:
-        if event["event"] == "job_finished":
+        if event["event"] == "job_finished" and event.get("promised"):
             self._webhooks.nudge()
         self._on_event(event)

@@ -143,9 +143,11 @@ class Runner:
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over")
         self._insist(lambda: self._leases.finish(claim, transcript, read, **learnt))
+        self._changed(claim)  # at once: somebody may be waiting for this very word
         self._tell(
             {
                 "event": "job_finished",
+                "promised": claim.job.webhook_url is not None,
                 "state": "done",
                 "lane": claim.job.lane,
                 "model": transcript.model,
@@ -189,6 +191,7 @@ class Runner:
             self._tell(
                 {
                     "event": "job_finished",
+                    "promised": claim.job.webhook_url is not None,
                     "state": "error",
                     "lane": claim.job.lane,
                     "model": learnt.get("model") or claim.job.model or "none",

@@ -71,6 +71,7 @@ class Supervisor:
         self._hands: dict[str, _Hand] = {}
         self._pauses: dict[str, float] = {}
         self._due: dict[str, float] = {}
+        self._filled = 0.0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._bell_out, self._bell = self._context.Pipe(duplex=False)
@@ -146,7 +147,9 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 self._look_around()
-                self._fill()
+                if time.monotonic() - self._filled > LOOK_SECONDS / 2:  # not after each word of a worker
+                    self._filled = time.monotonic()
+                    self._fill()
             except DatabaseError as error:
                 log.error("%s", error)
                 self._stopping.wait(1.0)
