@@ -36,7 +36,7 @@ import resource, sys, time
 from faster_whisper import WhisperModel
 model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=2, local_files_only=True)
 started = time.monotonic()
-segments, _ = model.transcribe(sys.argv[2], language="ru", temperature=0.0, condition_on_previous_text=False)
+segments, _ = model.transcribe(sys.argv[2], language="ru", condition_on_previous_text=False)
 count = sum(1 for _ in segments)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.monotonic() - started)
 """
@@ -63,7 +63,7 @@ def bare_loop(folder: Path, note: Path, *, workers: int, threads: int) -> Callab
 
     def once() -> float:
         started = time.perf_counter()
-        segments, _ = model.transcribe(str(note), language="ru", temperature=0.0, condition_on_previous_text=False)
+        segments, _ = model.transcribe(str(note), language="ru", condition_on_previous_text=False)
         list(segments)
         return time.perf_counter() - started
 

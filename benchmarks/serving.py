@@ -19,7 +19,7 @@ import psutil
 MODEL = "base-shape"
 """The folder of the weights that the service takes."""
 
-DECODING = {"language": "ru", "temperature": "0"}
+DECODING = {"language": "ru"}
 """What every request asks for: the same that the bare engine does."""
 
 

@@ -73,8 +73,10 @@ def build(name: str, folder: Path, quantization: str = "int8", *, tokens: int | 
     if tokens is not None:
         towards_end = np.zeros(width, np.float32)
         towards_end[0] = 1.0
-        decoder.position_encodings.encodings[tokens:] += 8 * towards_end
-        decoder.projection.weight = decoder.embeddings.weight.copy()
+        # Sure of itself, and of another token at each place: else it would be tried again at higher temperatures.
+        decoder.position_encodings.encodings[:tokens, 1:] += random.standard_normal((tokens, width - 1), np.float32)
+        decoder.position_encodings.encodings[tokens:] += 40 * towards_end
+        decoder.projection.weight = decoder.embeddings.weight * 40
         decoder.projection.weight[END_OF_TEXT] = 8 * towards_end
         decoder.projection.bias = np.zeros(VOCABULARY, np.float32)
         decoder.projection.bias[FIRST_TIMESTAMP:] = -100.0
