@@ -16,7 +16,7 @@ from api_server import Server, serve, settings_for, until
 from stenograf.api import sync
 from stenograf.chunk import ChunkResult
 from stenograf.errors import AudioDamagedError
-from stenograf.jobs.job import LANES, SYNC_PRIORITY, Claim, Job
+from stenograf.jobs.job import LANES, SYNC_PRIORITY, UNATTENDED, Claim, Job
 from stenograf.transcript import Segment
 from transcripts import GOLDEN, transcript_of
 
@@ -305,6 +305,16 @@ class TestHangingUp:
         hang_up()
         until(lambda: waiting(server) == {})
         stays(server, claim.id, "done")
+
+    def test_a_client_of_another_process_hangs_up(self, server: Server, calls: ThreadPoolExecutor) -> None:
+        """That process knows nothing of the clients here: who waits still gets the text."""
+        call = called(calls, server)
+        claim = claimed(server)
+        server.service.store.cancel(claim.id, stage=UNATTENDED)
+        server.service.watcher.changed(claim.id)
+        until(lambda: server.service.store.get(claim.id).state == "queued")
+        finish(server, claimed(server))
+        assert call.result(10).status_code == 200
 
 
 class TestStopping:

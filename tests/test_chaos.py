@@ -162,7 +162,7 @@ def test_the_words_of_a_worker_that_wakes_after_its_lease_are_refused(service: S
 
 
 def _pile(runtime: Runtime, meeting: Recording) -> list[Recording]:
-    """So many as there are jobs, in a random order: nearly all of 2 to 4 s, one of a minute, one for the lane `long`."""
+    """As many as there are jobs, in a random order: of 2 to 4 s, and one of a minute and one `long` for each 200."""
     notes = [undisturbed(clip(f"{name}.flac"), runtime) for name in ("ru-01", "en-01", "ru-02", "en-02", "en-03")]
     notes += [undisturbed(clip(f"ru-{number:02}.flac"), runtime, model="gigaam-test") for number in range(1, 11)]
     long = [undisturbed(clip("en-long.ogg"), runtime), meeting]

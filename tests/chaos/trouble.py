@@ -18,14 +18,14 @@ Deck = Mapping[str, int]
 """What is done, and how often."""
 
 TWO_HUNDRED: Deck = {
-    "kill a worker": 20,
-    "kill the API": 5,
-    "kill all": 3,
+    "kill a worker": 22,
+    "kill the API": 4,
+    "kill all": 2,
     "freeze a worker": 8,
     "freeze the API": 2,
-    "restart the service": 2,
+    "restart the service": 1,
 }
-"""For 200 jobs: 28 kills, 10 freezes, 2 restarts."""
+"""For 200 jobs: 28 kills, 10 freezes, a restart."""
 
 GAP = 0.3
 """Seconds between two blows, at least."""

@@ -12,6 +12,7 @@ answered without a detail of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stenograf.errors import OptionInvalidError, StenografError
+from stenograf.errors import OptionInvalidError, ServiceStoppingError, StenografError
 from stenograf.jobs.job import JobError
 
 PROBLEM = "application/problem+json"
@@ -180,6 +181,12 @@ class _LastResort:
 
         try:
             await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            # The server's patience is over while it stops: most likely the body was still coming in.
+            error = ServiceStoppingError("The service is being stopped.", "Send the request again in a moment.")
+            await respond(Request(scope, receive), error)(scope, receive, send)
         except Exception as error:
             if begun:  # the connection has to break: half an answer must not look whole
                 raise

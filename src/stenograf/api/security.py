@@ -194,7 +194,7 @@ class OpenGuard(_Gate):
         self._may_be_open = not settings.auth or is_loopback(settings.host)
 
     async def check(self, scope: Scope) -> None:
-        if not self._may_be_open or not await run_in_threadpool(self._is_open, scope):
+        if scope["path"] == "/health" or not self._may_be_open or not await run_in_threadpool(self._is_open, scope):
             return
         headers = Headers(scope=scope)
         host = headers.get("host", "")

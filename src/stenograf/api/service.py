@@ -61,10 +61,10 @@ class Service:
         workers = posts(self.settings, hinted=True)
         return max(1, sum(lane in post.lanes_of(slot) for post in workers for slot in range(post.slots)))
 
-    def cancel(self, job_id: str, owner: str | None = None) -> Job:
+    def cancel(self, job_id: str, owner: str | None = None, *, stage: str = "cancelled") -> Job:
         """`JobStore.cancel`, and everyone who should know is told at once."""
         before = self.store.get(job_id, owner)
-        job = self.store.cancel(job_id, owner)
+        job = self.store.cancel(job_id, owner, stage=stage)
         if not before.at_rest:
             self.watcher.changed(job.id)
             self.promised()

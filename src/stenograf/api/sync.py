@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -24,7 +25,7 @@ from stenograf.api.errors import raised
 from stenograf.api.intake import Submission, submit
 from stenograf.api.service import Service
 from stenograf.errors import CancelledError, DatabaseError, TaskStateError, TaskUnknownError
-from stenograf.jobs.job import Job
+from stenograf.jobs.job import UNATTENDED, Job
 
 GRACE_SECONDS = 2.0
 """A job is cancelled so long after the last of its clients hung up: one that sends it again finds it still running."""
@@ -149,7 +150,7 @@ class _Desk:
             if job_id in self._waiting:
                 return
             try:
-                await run_in_threadpool(self._service.cancel, job_id)
+                await run_in_threadpool(partial(self._service.cancel, job_id, stage=UNATTENDED))
             except (TaskStateError, TaskUnknownError):  # it came to its end in the grace
                 return
             except DatabaseError as error:

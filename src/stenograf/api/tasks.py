@@ -130,7 +130,12 @@ def tasks(
     principal: Reader,
     status: Annotated[list[State], Query(description="Only those; may be repeated.")] = [],  # noqa: B006
     q: Annotated[
-        str | None, Query(max_length=200, description="Text in the name or the transcript, in any case of letters.")
+        str | None,
+        Query(
+            max_length=200,
+            pattern=r"^[^\x00-\x1f]*$",
+            description="Text in the name or the transcript, in any case of letters.",
+        ),
     ] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stenograf.serve")
 
-SHUTDOWN_SECONDS = 10
+SHUTDOWN_SECONDS = 5
 """How long open requests may take to end when the service stops."""
 
 
@@ -73,6 +75,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     import uvicorn
 
     from stenograf.api.app import create_app
+    from stenograf.api.patience import PatientProtocol
     from stenograf.api.service import Service
     from stenograf.keys import check_exposure
     from stenograf.runtime import Runtime
@@ -80,6 +83,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     logs.setup(level=settings.log_level, json=settings.log_format == "json", file=settings.log_path, process="api")
     for warning in warnings:
         log.warning("%s", warning)
+    _take_all_descriptors()
     runtime = Runtime(settings)
     runtime.database.migrate()
     check_exposure(settings, runtime.keys)
@@ -100,6 +104,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     server = Server(
         uvicorn.Config(
             create_app(service),
+            http=PatientProtocol,
             log_config=None,
             access_log=settings.log_level == "debug",
             proxy_headers=False,  # api/security.py knows which proxies to believe
@@ -151,6 +156,19 @@ def _cannot_listen(settings: Settings, error: OSError) -> SettingInvalidError:
     if error.errno == errno.EACCES:
         return SettingInvalidError(f"{where} may not be used by this user.", "Choose a port above 1023 with --port.")
     return SettingInvalidError(f"{where} cannot be listened on: {error.strerror or error}.", "Choose another --host.")
+
+
+def _take_all_descriptors() -> None:
+    """Each connection and each file takes a descriptor; systems allow 1024 at first, and many more if asked."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _address(settings: Settings, listening: socket.socket) -> str:

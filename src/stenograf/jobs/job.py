@@ -33,6 +33,9 @@ SHORT_SECONDS = 120.0
 SYNC_PRIORITY = 0
 """Priority of a job that a client waits for with an open connection."""
 
+UNATTENDED = "unattended"
+"""The stage of a job that was cancelled because every client that waited for it hung up: who asks again, revives it."""
+
 DEFAULT_PRIORITY = 5
 """Where none is named; 1 is the most urgent that a client may name, 9 the least."""
 
@@ -155,7 +158,8 @@ class Job:
     progress: float
     """0 to 1."""
     stage: str
-    """`waiting`, `fetching`, `loading`, `transcribing`, or the state itself once it is at rest."""
+    """`waiting`, `fetching`, `loading`, `transcribing`, or the state itself once it is at rest;
+    `UNATTENDED` where it was cancelled because nobody waited any more."""
     audio_seconds: float | None
     """Length of the recording; a guess until a worker has opened it."""
     model: str | None

@@ -281,11 +281,15 @@ class Runner:
             columns = {"file": name, "size": incoming.size, "digest": incoming.digest}
             if not PurePath(claim.job.filename).suffix:
                 columns |= {"filename": fetched.filename, "search": fetched.filename.casefold()}
-            self._leases.renew(claim, **columns)
         except BaseException:
             incoming.abort()
             raise
-        return name
+        try:
+            self._leases.renew(claim, **columns)
+        except LeaseLostError:
+            incoming.abort()
+            raise
+        return name  # where the database failed instead, the row may name the file: the sweep knows
 
     def _changed(self, claim: Claim) -> None:
         self._tell({"event": "job", "job": claim.id})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from stenograf.errors import IdempotencyError, OptionInvalidError, QueueFullError, TaskStateError, TaskUnknownError
 from stenograf.jobs.database import Database
-from stenograf.jobs.job import FINAL, LANES, Job, Lane, NewJob, State, guess_seconds
+from stenograf.jobs.job import FINAL, LANES, UNATTENDED, Job, Lane, NewJob, State, guess_seconds
 from stenograf.jobs.lease import at_rest
 from stenograf.jobs.outbox import promise
 from stenograf.jobs.rows import job_from
@@ -177,7 +178,7 @@ class JobStore:
         more = len(found) > limit
         return Page(tuple(found[:limit]), _write_cursor(found[limit - 1]) if more else None)
 
-    def cancel(self, job_id: str, owner: str | None = None) -> Job:
+    def cancel(self, job_id: str, owner: str | None = None, *, stage: str = "cancelled") -> Job:
         """Cancel a job that waits or is worked on; its chunks are kept. One that is cancelled already stays so.
 
         It is at rest at once: the worker's next word is refused, and it stops. Raises `TaskUnknownError`, and
@@ -185,7 +186,7 @@ class JobStore:
         """
         with self._db.write() as connection:
             update = jobs.update().where(*_whose(job_id, owner), jobs.c.state.in_(("queued", "processing")))
-            values = at_rest(self._db, "cancelled", self._retention)
+            values = at_rest(self._db, "cancelled", self._retention) | {"stage": stage}
             row = connection.execute(update.values(**values).returning(jobs)).mappings().first()
             if row is not None:
                 promise(connection, row["finished_at"], row, "cancelled")
@@ -247,7 +248,7 @@ class JobStore:
                 jobs.c.fingerprint == fingerprint,
                 jobs.c.owner == owner,
                 jobs.c.sync,
-                jobs.c.state.in_(("queued", "processing", "cancelled")),
+                sa.or_(jobs.c.state.in_(("queued", "processing")), jobs.c.stage == UNATTENDED),
             )
             .order_by(jobs.c.created_at.desc())
             .limit(1)
@@ -372,6 +373,8 @@ def _read_cursor(cursor: str) -> tuple[float, str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode("ascii")
         created, _, last = text.partition(" ")
+        if not math.isfinite(float(created)) or not last:
+            raise ValueError
         return float(created), last
     except (binascii.Error, UnicodeError, ValueError):
         raise OptionInvalidError("The cursor is none that a list gave.", "Take `next` of the page before.") from None
