@@ -65,6 +65,12 @@ async def at_rest(connection: HTTPConnection, service: Service, job: Job) -> Job
     while not job.at_rest:  # somebody may have retried it meanwhile
         await service.watcher.until_rest(job.id)
         job = await run_in_threadpool(service.store.get, job.id)
+        if job.stage == UNATTENDED:
+            # Another process's client hung up, and that process knows nothing of ours, who waits still.
+            with suppress(TaskStateError):
+                await run_in_threadpool(service.store.retry, job.id)
+            service.wake()
+            job = await run_in_threadpool(service.store.get, job.id)
     return finished(connection, job)
 
 
