@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
