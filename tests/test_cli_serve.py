@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from api_server import until
 from live_server import live
+
+TESTS = Path(__file__).parent
 
 
 def test_who_still_sends_when_it_stops_is_told_to_come_again(tmp_path: Path) -> None:
@@ -42,3 +45,42 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"port {port} is used by another program" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_a_default_model_that_nobody_has_ends_the_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stenograf", "serve", "--port", "0", "-m", "nonesuch"],
+        env={**os.environ, "STENOGRAF_DATA_DIR": str(tmp_path)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "nonesuch" in done.stderr
+
+
+def test_workers_alone_do_the_jobs_of_a_service(tmp_path: Path) -> None:
+    with live(tmp_path, "--workers", "1", "--slots", "1") as server, server.client() as client:
+        environment = {
+            **os.environ,
+            "STENOGRAF_DATA_DIR": str(tmp_path / "data"),
+            "STENOGRAF_MODELS_DIR": str(TESTS / "models"),
+            "STENOGRAF_DEFAULT_MODEL": "whisper-test",
+            "STENOGRAF_OFFLINE": "true",
+        }
+        with (tmp_path / "worker.log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "stenograf", "worker"], env=environment, cwd=tmp_path, stdout=log, stderr=log
+            )
+        try:
+            until(lambda: "is loaded" in (tmp_path / "worker.log").read_text(), 60)
+            data = (TESTS / "audio" / "ru-01.flac").read_bytes()
+            sent = [
+                client.post("/api/v1/transcribe", files={"file": (f"{n}.flac", data)}).json()["task_id"]
+                for n in range(12)
+            ]
+            until(lambda: all(client.get(f"/api/v1/tasks/{i}").json()["status"] == "done" for i in sent), 60)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0
+    told = (tmp_path / "worker.log").read_text()
+    assert " done " in told, "it had its share"
+    assert "Traceback" not in told

@@ -291,9 +291,10 @@ def check_exposure(settings: Settings, store: KeyStore) -> None:
 
     Raises `SettingInvalidError` where it would listen on the network, asks for keys, and there is none.
     """
-    if settings.auth and not is_loopback(settings.host) and not store.exists():
+    good = any(key.state(time.time()) == "good" for key in store.list())
+    if settings.auth and not is_loopback(settings.host) and not good:
         raise SettingInvalidError(
-            f"The service would listen on {settings.host}, where others reach it, and there is no API key.",
+            f"The service would listen on {settings.host}, where others reach it, and no API key is good.",
             "Make one with stenograf keys create NAME, or let everyone in with --no-auth.",
         )
 

@@ -361,7 +361,8 @@ def _parse(item: Field[Any], text: str, origin: Origin) -> Any:
             "file": f"The setting {item.name} in {origin.detail}",
         }.get(origin.kind, f"The setting {origin.detail} in {origin.kind}")
         reason = str(error)
-        hint = reason[0].upper() + reason[1:]
+        unit = f", in {item.metadata['unit']}" if item.metadata["unit"] and "second" not in reason else ""
+        hint = reason[0].upper() + reason[1:] + unit
         raise SettingInvalidError(f"{where} has {shown}.", f"{hint.rstrip('.')}.") from None
 
 

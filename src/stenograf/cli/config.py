@@ -45,8 +45,10 @@ def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:
         value = getattr(loaded.settings, item.name)
         if item.name == "models_dir":
             value = loaded.settings.models_path  # its default follows from data_dir
-        if item.metadata["secret"] and value is not None:
+        if item.metadata["secret"] and value not in (None, ()):
             value = "(set)"
+        if isinstance(value, tuple):
+            value = ", ".join(value)
         origin = loaded.origins[item.name]
         rows.append(
             {

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stenograf.cli.console import Reporter, clock, new_table, print_table, size
+from stenograf.cli.console import Reporter, clock, new_table, print_table
 from stenograf.errors import StenografError, TaskUnknownError
 from stenograf.jobs.job import STATES, Job, State
 from stenograf.runtime import Runtime
@@ -31,6 +31,9 @@ def list_jobs(states: tuple[State, ...], text: str | None, limit: int, as_json: 
     if as_json:
         click.echo(json.dumps([_data(job) for job in page.items], ensure_ascii=False, indent=2))
         return
+    if not page.items:
+        click.echo("There are no such jobs.", err=True)
+        return
     table = new_table("id", "state", "recording", "length", "made", right=("length",))
     for job in page.items:
         state = f"{job.state} {job.progress:.0%}" if job.state == "processing" else job.state
@@ -38,7 +41,7 @@ def list_jobs(states: tuple[State, ...], text: str | None, limit: int, as_json: 
         table.add_row(job.id, state, job.filename, length, _time(job.created_at) or "")
     print_table(table)
     if page.next:
-        click.echo(f"\nThere are more: --limit {limit * 4} shows them.", err=True)
+        click.echo("\nThere are more: see them with a larger --limit.", err=True)
 
 
 @command.command("show")
@@ -55,7 +58,7 @@ def show(job_id: str, as_json: bool) -> None:
     for name, value in _data(job).items():
         if value not in (None, {}, ""):
             shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-            click.echo(f"{name:15} {size(job.size) if name == 'size' else shown}", err=True)
+            click.echo(f"{name:15} {shown}", err=True)
     if transcript is not None:
         click.echo(transcript["text"])
 
@@ -129,7 +132,7 @@ def _data(job: Job) -> dict[str, Any]:
         "priority": job.priority,
         "options": dict(job.options),
         "url": job.url,
-        "audio_seconds": job.audio_seconds if job.model else None,
+        "audio_seconds": round(job.audio_seconds, 2) if job.model and job.audio_seconds else None,
         "model": job.model,
         "engine": job.engine,
         "device": job.device,

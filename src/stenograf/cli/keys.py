@@ -67,6 +67,9 @@ def create(name: str, scopes: str, owner: str | None, rate: int | None, expires:
     told = Reporter(quiet=False, verbose=False)
     ends = f", until {_time(key.expires_at)}" if key.expires_at is not None else ""
     told.say(f"✓ {printable(key.name)} ({key.id}) may {', '.join(key.scopes)}{ends}.")
+    told.say(
+        "From now on every request needs a key, on this machine's own address too; those made before were local's."
+    )
     told.say("Keep the key now: only its hash is kept here. Send it as X-API-Key, or as Authorization: Bearer.")
 
 

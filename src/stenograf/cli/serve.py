@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from stenograf import logs
-from stenograf.errors import SettingInvalidError
+from stenograf.errors import ModelNotInstalledError, SettingInvalidError
 from stenograf.settings import LoadedSettings, Settings, load
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from stenograf.runtime import Runtime
 
 log = logging.getLogger("stenograf.serve")
 
@@ -87,6 +89,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     runtime = Runtime(settings)
     runtime.database.migrate()
     check_exposure(settings, runtime.keys)
+    _expect_model(runtime)
     listening = _listen(settings)
     service = Service(runtime)
     crew = runtime.crew(hinted=True, on_event=service.heard)
@@ -125,6 +128,19 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     finally:
         crew.stop()
         service.close()
+
+
+def _expect_model(runtime: Runtime) -> None:
+    """A default model that nobody can have is a mistake of whoever starts the service, and not of its first client."""
+    name = runtime.settings.default_model
+    try:
+        runtime.store.resolve(name, allow_path=True)
+    except ModelNotInstalledError as error:
+        if runtime.settings.offline:
+            log.warning("the default model is not here: %s", error)
+        else:
+            log.warning("the default model %s is not here: it is downloaded at its first use, or now by "
+                        "stenograf models pull %s", name, name)  # fmt: skip
 
 
 def _with_info(loaded: LoadedSettings) -> Settings:

@@ -10,6 +10,8 @@ import threading
 import click
 
 from stenograf import logs
+from stenograf.errors import SettingInvalidError
+from stenograf.jobs.dispatch import Event
 from stenograf.metrics import Metrics
 from stenograf.runtime import Runtime
 from stenograf.settings import load
@@ -35,15 +37,26 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
     runtime = Runtime(settings)
     runtime.database.migrate()
     metrics = Metrics(counts=runtime.jobs.counts)
-    crew = runtime.crew(hinted=False, on_event=metrics.observe)
+    crew = runtime.crew(hinted=False, on_event=lambda event: _heard(metrics, event))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     if metrics_port:
         from prometheus_client import start_http_server
 
-        start_http_server(metrics_port, addr="127.0.0.1", registry=metrics.registry)
+        try:
+            start_http_server(metrics_port, addr="127.0.0.1", registry=metrics.registry)
+        except OSError as error:
+            raise SettingInvalidError(
+                f"127.0.0.1 port {metrics_port} cannot be used for metrics: {error.strerror}.",
+                "Choose another --metrics-port.",
+            ) from error
     crew.start()
     ended.wait()
     log.info("stopping: running chunks finish, the rest goes back to the queue")
     crew.stop()
+
+
+def _heard(metrics: Metrics, event: Event) -> None:
+    if event["event"] not in ("job", "model_failed"):  # these are for an API, and there is none here
+        metrics.observe(event)
