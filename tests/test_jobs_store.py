@@ -22,7 +22,7 @@ from stenograf.errors import (
     TaskUnknownError,
 )
 from stenograf.jobs.database import Database
-from stenograf.jobs.job import Job, Lane, NewJob, guess_lane, guess_seconds, new_id
+from stenograf.jobs.job import UNATTENDED, Job, Lane, NewJob, guess_lane, guess_seconds, new_id
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore, Signs
 from stenograf.jobs.tables import chunks, jobs, transcripts, webhooks
@@ -435,10 +435,14 @@ def test_a_request_that_is_sent_again_finds_its_job(store: JobStore, leases: Lea
     done = bring(store, leases, "done", sync=True, fingerprint="f")
     add(store, sync=False, fingerprint="f")
     assert store.same_request("ann", "f") is None
-    cancelled = bring(store, leases, "cancelled", sync=True, fingerprint="f")
+    by_hand = bring(store, leases, "cancelled", sync=True, fingerprint="f")
+    assert store.same_request("ann", "f") is None, "who cancelled it meant it"
+    cancelled = bring(store, leases, "queued", sync=True, fingerprint="f")
+    store.cancel(cancelled.id, stage=UNATTENDED)
     found = store.same_request("ann", "f")
     assert found is not None
-    assert found.id == cancelled.id != done.id
+    assert found.id == cancelled.id
+    assert found.id not in (done.id, by_hand.id)
     assert store.same_request("bob", "f") is None
     assert store.same_request("ann", "g") is None
 

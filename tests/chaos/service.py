@@ -213,7 +213,11 @@ class Service:
                 return None
             process = psutil.Process(pid)
             # One that nobody waited for, as in a container whose first process does not care, is gone all the same.
-            return None if process.status() == psutil.STATUS_ZOMBIE else process
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            # Numbers come back: whoever has that of a dead leader now must not be killed.
+            ours = process.environ().get("STENOGRAF_DATA_DIR") == self._environment["STENOGRAF_DATA_DIR"]
+            return process if ours else None
         except (ProcessLookupError, PermissionError, psutil.Error):
             return None
 
