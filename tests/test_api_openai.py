@@ -467,7 +467,7 @@ class TestStreams:
             assert stream.next() == {
                 "error": {
                     "message": "It went wrong. Do it again.", "type": "invalid_request_error", "code": "not_media",
-                    "param": None,
+                    "param": "file",
                 }
             }  # fmt: skip
             assert stream.next() is None
