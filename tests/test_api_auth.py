@@ -252,19 +252,21 @@ def test_no_auth(make: Make) -> None:
 # Wrong keys, many of them
 
 
-def test_an_address_that_guesses_is_not_listened_to(app: SmallApp) -> None:
+def test_an_address_that_guesses_is_not_listened_to(make: Make) -> None:
+    weak, known = "a-password-of-the-settings", "another-one-that-is-in-use"
+    app = make(api_keys=(weak, known))
     _, secret = app.keys.create("a")
-    _, known = app.keys.create("b")
     assert app.get(WHO, known, client="203.0.113.1").status_code == 200
     answers = [app.get(WHO, f"stg_{number:043}", client="203.0.113.1") for number in range(FAILURES + 2)]
     assert [answer.status_code for answer in answers] == [401] * FAILURES + [429, 429]
     assert answers[-1].json()["code"] == "rate_limited"
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     # The guess that would have been right is not told so.
-    assert app.get(WHO, secret, client="203.0.113.1").status_code == 429
-    # Who was good before, behind the same address, goes on; and so do other addresses.
+    assert app.get(WHO, weak, client="203.0.113.1").status_code == 429
+    # Who was good before, behind the same address, goes on; so do unguessable keys and other addresses.
     assert app.get(WHO, known, client="203.0.113.1").status_code == 200
-    assert app.get(WHO, secret, client="203.0.113.2").status_code == 200
+    assert app.get(WHO, secret, client="203.0.113.1").status_code == 200
+    assert app.get(WHO, weak, client="203.0.113.2").status_code == 200
 
 
 def test_guessed_tokens_are_counted_too_but_good_ones_go_on(app: SmallApp) -> None:

@@ -58,6 +58,8 @@ def test_content_disposition() -> None:
     assert content_disposition("Встреча.srt") == (
         "attachment; filename=\"file.srt\"; filename*=UTF-8''%D0%92%D1%81%D1%82%D1%80%D0%B5%D1%87%D0%B0.srt"
     )
+    assert content_disposition("Встреча.srt", stem="019f").startswith('attachment; filename="019f.srt"; ')
+    assert content_disposition("Meeting.srt", stem="019f") == 'attachment; filename="Meeting.srt"'
     assert content_disposition('é"%41.txt') == "attachment; filename=\"e__41.txt\"; filename*=UTF-8''%C3%A9%22%2541.txt"
     assert content_disposition("x\r\nSet-Cookie: a=b") == 'attachment; filename="xSet-Cookie: a=b"'
     assert content_disposition("\r\n") == 'attachment; filename="recording"'

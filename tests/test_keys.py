@@ -184,7 +184,17 @@ def test_the_memory_is_bounded(store: KeyStore, monkeypatch: pytest.MonkeyPatch)
     secrets = [store.create(str(number))[1] for number in range(5)]
     for secret in secrets:
         store.check(secret)
-    assert sum(map(store.seen, secrets)) <= 2
+    assert len(store._cache) <= 2
+
+
+def test_a_listed_key_that_was_not_used_lately_may_be_a_guess(database: Database) -> None:
+    store = KeyStore(database, [LISTED])
+    _, secret = store.create("a")
+    assert store.guessable(LISTED)
+    assert not store.guessable(secret)
+    assert not store.guessable("stg_no-key-at-all")
+    store.check(LISTED)
+    assert not store.guessable(LISTED)
 
 
 def test_listed_keys_are_good_without_the_database_and_keep_their_owner(database: Database) -> None:

@@ -71,6 +71,8 @@ def test_mirror_token_and_offline_by_the_hubs_own_names(tmp_path: Path) -> None:
         ("STENOGRAF_LOG_LEVEL", "loud"),
         ("STENOGRAF_THREADS", "²"),
         ("STENOGRAF_THREADS", "-1"),
+        ("STENOGRAF_CORS_ORIGINS", "app.example.org"),
+        ("STENOGRAF_CORS_ORIGINS", "https://app.example.org/page"),
     ],
 )
 def test_a_wrong_value_names_the_setting_and_says_what_to_write(tmp_path: Path, name: str, value: str) -> None:

@@ -219,9 +219,10 @@ class KeyStore:
             self._exists_asked = now
         return self._exists
 
-    def seen(self, secret: str) -> bool:
-        """Whether this secret was good not long ago, so that whoever sends it is not guessing."""
-        return _hash(secret) in self._cache
+    def guessable(self, secret: str) -> bool:
+        """Whether it is a key of the settings, which may be weak, and was not used lately: it could be a guess."""
+        value = _hash(secret)
+        return value in self._listed and value not in self._cache
 
     def _good(self, column: sa.Column[str], value: str) -> Key:
         now = self._clock()

@@ -104,6 +104,15 @@ def networks(text: str) -> tuple[str, ...]:
     return listed(text)
 
 
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages as browsers send them: a scheme, a name and a port that is not the usual one; or `*`."""
+    found = tuple(part.rstrip("/").lower() for part in listed(text))
+    for part in found:
+        if part != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s@]+", part):
+            raise ValueError(f"write origins such as https://app.example.org; {part!r} is none")
+    return found
+
+
 def choice(*choices: str) -> Callable[[str], str]:
     """A parser of one word of several."""
 

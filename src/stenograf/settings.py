@@ -231,7 +231,7 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = _setting(
         "Web pages of these origins may call the API from a browser, such as https://app.example.org; *: any.",
-        read.listed,
+        read.origins,
         (),
     )
     private_networks: tuple[str, ...] = _setting(

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import APIRouter, FastAPI
 
 from stenograf._version import __version__
-from stenograf.api import docs, earlier, errors, events, keys, models, openai, operation, tasks, uploads
+from stenograf.api import docs, earlier, errors, events, keys, models, openai, operation, sync, tasks, uploads
 from stenograf.api.auth import access_of
 from stenograf.api.description import describe, operation_id
 from stenograf.api.measure import MetricsMiddleware
@@ -44,6 +44,7 @@ def create_app(service: Service, *, hooks: Sequence[Hook] = ()) -> FastAPI:
         async with AsyncExitStack() as stack:
             service.watcher.start()
             stack.push_async_callback(service.watcher.stop)
+            stack.push_async_callback(sync.leave_all, app)
             for hook in hooks:
                 await stack.enter_async_context(hook())
             yield

@@ -118,14 +118,16 @@ class Access:
     def check(self, connection: HTTPConnection, secret: str) -> Key:
         """The key of this secret. Raises as `identify` does.
 
-        An address that has sent too many wrong ones is not listened to, unless it sends one that was good before:
-        behind one address there may be many, of whom one has a mistake in their settings.
+        An address that has sent too many wrong ones is told so. A good key is taken from there all the same: behind one
+        address there may be many, of whom one has a mistake in their settings, and 256 random bits are not guessed
+        however often one tries. Not so a key of the settings, which may be weak: it must have been good before.
         """
-        if not self.keys.seen(secret):
+        if self.keys.guessable(secret):
             self._refuse_many(connection)
         try:
             return self.keys.check(secret)
         except UnauthorizedError:
+            self._refuse_many(connection)
             self._count(connection)
             raise
 

@@ -32,9 +32,10 @@ def safe_name(raw: str | bytes) -> str:
     return _clean(re.sub(r"%(22|0[AaDd])", lambda found: chr(int(found[1], 16)), text))
 
 
-def content_disposition(filename: str, inline: bool = False) -> str:
+def content_disposition(filename: str, inline: bool = False, *, stem: str = "file") -> str:
     """The header's value by RFC 6266: the name in ASCII, and where that is not all of it, in UTF-8 too.
 
+    `stem` stands for a name of which nothing is left in ASCII: some programs, curl among them, know only that one.
     The name is cleaned as in `safe_name`, so that no line end or quote of it gets into the header.
     """
     name = _clean(filename)
@@ -43,7 +44,7 @@ def content_disposition(filename: str, inline: bool = False) -> str:
     fallback = re.sub(r'["\\%/]', "_", letters).strip()
     if not re.match(r"[^.]*[A-Za-z0-9]", fallback):
         suffix = re.search(r"\.\w+$", fallback)
-        fallback = "file" + (suffix[0] if suffix else "")
+        fallback = stem + (suffix[0] if suffix else "")
     value = f'{"inline" if inline else "attachment"}; filename="{fallback}"'
     return value if fallback == name else f"{value}; filename*=UTF-8''{quote(name)}"
 

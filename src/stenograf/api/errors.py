@@ -101,6 +101,7 @@ _RETRY_AFTER = {
     "service_stopping": 10,
     "database_failed": 5,
     "disk_full": 60,
+    "download_failed": 60,
     "out_of_memory": 30,
 }
 """Seconds that a client is asked to wait, where the error has no number of its own."""

@@ -23,6 +23,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -49,6 +50,9 @@ MAX_JSON_BYTES = 256 * 1024
 """Of a request that names its recording by an address: room for the longest prompt in any spelling."""
 
 NO_FILE = "There is no file in the request."
+
+_LOOK_UPS = CapacityLimiter(20)
+"""So many names are being resolved at once; those who send more of them wait in line."""
 
 MAX_KEY_CHARACTERS = 255
 """Of an Idempotency-Key; as wide as its column."""
@@ -164,7 +168,10 @@ async def check(service: Service, parameters: Parameters) -> Checked:
     Raises `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `LanguageUnknownError`,
     `OptionInvalidError`, `AddressRefusedError`.
     """
-    return await run_in_threadpool(_check, service, parameters)
+    checked = await run_in_threadpool(_check, service, parameters)
+    if parameters.webhook_url is not None:
+        await _look_up(service, parameters.webhook_url)
+    return checked
 
 
 async def submit(service: Service, submission: Submission) -> tuple[Job, bool]:
@@ -251,7 +258,7 @@ async def _received_json(request: Request, service: Service) -> Received:
             "The JSON names no address of a recording.",
             'Send {"url": "https://..."}, or the file itself in a form.',
         )
-    await run_in_threadpool(service.outbound.check, url)
+    await _look_up(service, url)
     return Received(Recording(_name_in(url), url=url), list(values.items()))
 
 
@@ -266,6 +273,11 @@ async def _body(request: Request) -> bytes:
     except TimeoutError:
         raise RequestTimeoutError("The JSON did not come to its end.", "Send it again.") from None
     return bytes(body)
+
+
+async def _look_up(service: Service, url: str) -> None:
+    # Names that resolve slowly must not take the threads that everything else runs in.
+    await to_thread.run_sync(service.outbound.check, url, limiter=_LOOK_UPS)
 
 
 def _no_number(text: str) -> None:
@@ -285,8 +297,6 @@ def _check(service: Service, parameters: Parameters) -> Checked:
         options["model"] = name
     if entry is not None:
         _suits(entry, options)
-    if parameters.webhook_url is not None:
-        service.outbound.check(parameters.webhook_url)
     return Checked(replace(parameters, options=options), name)
 
 

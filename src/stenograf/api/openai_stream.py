@@ -22,7 +22,7 @@ from stenograf.api.intake import Submission
 from stenograf.api.openai_fields import Asked
 from stenograf.api.openai_shapes import delta_event, done_event
 from stenograf.api.service import Service
-from stenograf.api.sync import finished, join, unless_gone
+from stenograf.api.sync import finished, join, revived, unless_gone
 from stenograf.jobs.job import FINAL, Job
 from stenograf.transcript import Transcript
 
@@ -94,6 +94,7 @@ async def _events(request: Request, service: Service, job: Job, asked: Asked) ->
     while not job.at_rest:
         if signs is None or signs.state in FINAL:
             job = await run_in_threadpool(service.store.get, job.id)  # it may have been retried since
+            job = await revived(service, job)
         elif signs.chunks > last + 1:
             text, last = await run_in_threadpool(_read_since, service, job, last)
             if text:

@@ -57,7 +57,7 @@ async def join(connection: HTTPConnection, service: Service, submission: Submiss
 
     What it gives has to be entered by `with` at once. Raises what `submit` raises.
     """
-    desk: _Desk = kept(connection.app, "desk", lambda _service: _Desk(service))
+    desk: _Desk = kept(connection.app, "desk", _Desk)
     return await desk.join(replace(submission, sync=True))
 
 
@@ -66,13 +66,18 @@ async def at_rest(connection: HTTPConnection, service: Service, job: Job) -> Job
     while not job.at_rest:  # somebody may have retried it meanwhile
         await service.watcher.until_rest(job.id)
         job = await run_in_threadpool(service.store.get, job.id)
-        if job.stage == UNATTENDED:
-            # Another process's client hung up, and that process knows nothing of ours, who waits still.
-            with suppress(TaskStateError):
-                await run_in_threadpool(service.store.retry, job.id)
-            service.wake()
-            job = await run_in_threadpool(service.store.get, job.id)
+        job = await revived(service, job)
     return finished(connection, job)
+
+
+async def revived(service: Service, job: Job) -> Job:
+    """The job, going on again if it was cancelled for a client of another process, which knows nothing of ours."""
+    if job.stage != UNATTENDED:
+        return job
+    with suppress(TaskStateError):
+        await run_in_threadpool(service.store.retry, job.id)
+    service.wake()
+    return await run_in_threadpool(service.store.get, job.id)
 
 
 def finished(connection: HTTPConnection, job: Job) -> Job:
@@ -122,6 +127,15 @@ class Attendance:
         self._desk.leave(self.job.id, self._key, hung_up=isinstance(error, ClientDisconnect))
 
 
+async def leave_all(app: Any) -> None:
+    """The service stops: jobs whose clients have hung up are cancelled now, and not after the grace.
+
+    A client who sends the same again after the restart finds the job and goes on with it.
+    """
+    desk: _Desk = kept(app, "desk", _Desk)
+    await desk.close()
+
+
 class _Desk:
     """Knows how many requests of this process wait for each job; for the event loop's thread only."""
 
@@ -130,6 +144,12 @@ class _Desk:
         self._waiting: Counter[str] = Counter()
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._partings: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    async def close(self) -> None:
+        """Part at once from those who are being parted from."""
+        self._closing.set()
+        await asyncio.gather(*self._partings, return_exceptions=True)
 
     async def join(self, submission: Submission) -> Attendance:
         key = (submission.owner, submission.fingerprint)
@@ -152,7 +172,8 @@ class _Desk:
 
     async def _part(self, job_id: str, key: tuple[str, str]) -> None:
         """Cancel a job after the grace, unless somebody waits for it again."""
-        await asyncio.sleep(GRACE_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), GRACE_SECONDS)
         async with self._lock(key):
             if job_id in self._waiting:
                 return

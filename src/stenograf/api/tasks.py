@@ -232,7 +232,9 @@ def download(
     job = service.store.get(task_id, principal.view)
     content = formats.render(Transcript.from_dict(_transcript(service, job)), kind.name)
     name = PurePath(job.filename).stem + kind.suffix
-    return Response(content, headers={"Content-Disposition": content_disposition(name)}, media_type=kind.media_type)
+    return Response(
+        content, headers={"Content-Disposition": content_disposition(name, stem=task_id)}, media_type=kind.media_type
+    )
 
 
 @router.head("/tasks/{task_id}/audio", include_in_schema=False, dependencies=REQUESTS)
@@ -260,7 +262,7 @@ def audio(task_id: str, service: Served, principal: Reader) -> Response:
     return RangedFile(
         path,
         headers={
-            "Content-Disposition": content_disposition(job.filename, inline=True),
+            "Content-Disposition": content_disposition(job.filename, inline=True, stem=task_id),
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "private, no-cache",
         },

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stenograf.errors import DiskFullError, FileMissingError, OutputForbiddenError, UploadTooLargeError
+from stenograf.errors import DiskFullError, FileMissingError, OutputForbiddenError, QueueFullError, UploadTooLargeError
 
 ORPHAN_SECONDS = 3600.0
 """A file that nobody names is removed at this age: its job may be on its way until then."""
@@ -302,6 +302,11 @@ def _errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(folder) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise QueueFullError(
+                "The service has as many files open as it may.",
+                "Send it again in a moment; the operator can raise the limit of open files (ulimit -n).",
+            ) from error
         raise OutputForbiddenError(
             f"{folder} cannot be written: {error.strerror}.", "Set STENOGRAF_DATA_DIR to a folder that can."
         ) from error

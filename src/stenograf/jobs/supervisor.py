@@ -176,6 +176,7 @@ class Supervisor:
             elif time.monotonic() - hand.last_sign > max(SILENT_LEASES * self._leases.seconds, 10.0):
                 log.error("worker %s gives no sign: it is killed", hand.post.name)
                 hand.process.kill()
+                hand.process.join(1.0)  # else it would be found alive again, and said again
 
     def _listen(self, hand: _Hand) -> None:
         try:
