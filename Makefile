@@ -1,6 +1,8 @@
 # The commands of this project. `make demo` and `make test` set up all they need by themselves.
 
 PYTHON ?= python3
+# For the tests of the engine openai-whisper; any build does, and the one for CPUs is the smallest.
+TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -69,6 +71,9 @@ requirements:  ## Pin the dependencies anew (needs uv).
 	  -c requirements/base.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make requirements" --quiet -c requirements/dev.txt -o requirements/build.txt
+	uv pip compile requirements/openai-whisper.in --no-deps --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make requirements" --quiet --upgrade -c requirements/dev.txt \
+	  -o requirements/openai-whisper.txt
 	for list in requirements/clients/*.in; do \
 	  uv pip compile $$list --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make requirements" --quiet --upgrade -o $${list%.in}.txt; done
@@ -80,6 +85,9 @@ $(VENV)/base.stamp: requirements/base.txt requirements/build.txt pyproject.toml
 	sh tools/setup.sh $(PYTHON) $(VENV) requirements/base.txt requirements/build.txt
 	@touch $@
 
-$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml $(VENV)/base.stamp
+$(VENV)/dev.stamp: requirements/dev.txt requirements/openai-whisper.txt pyproject.toml $(VENV)/base.stamp
 	sh tools/setup.sh $(PYTHON) $(VENV) requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  -r requirements/openai-whisper.txt
 	@touch $@

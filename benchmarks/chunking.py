@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 def padding(clips: list[dict[str, str]]) -> None:
     """Word error rate by padding."""
     runtime = Runtime(Settings(models_dir=TESTS / "models", offline=True))
-    models = {name: runtime.transcriber(name) for name in ("whisper-test", "gigaam-test")}
+    models = {name: runtime.reader.transcriber(name) for name in ("whisper-test", "gigaam-test")}
     print(f"{'padding, s':<12}" + "".join(f"{name + ', WER':>20}" for name in models))
     for seconds in (0.0, 0.05, 0.1, 0.25, 0.4):
         vad.PADDING = round(seconds * SAMPLE_RATE)

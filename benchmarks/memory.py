@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sample = next(iter(sorted((ROOT / "tests" / "audio").glob("ru-long.ogg"))))
     runtime = Runtime(Settings(models_dir=ROOT / "tests" / "models", offline=True))
-    transcriber = runtime.transcriber(arguments.model)
+    transcriber = runtime.reader.transcriber(arguments.model)
     options = Options(language="ru", beam_size=1, word_timestamps=arguments.word_timestamps)
     with tempfile.TemporaryDirectory() as folder:
         minute, whole = Path(folder, "minute.mkv"), Path(folder, "whole.mkv")

@@ -44,7 +44,7 @@ def main() -> None:
         str(MODELS / "whisper-test"), device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1
     )
     batched = BatchedInferencePipeline(bare)
-    ours = Runtime(Settings(models_dir=MODELS, offline=True)).transcriber("whisper-test")
+    ours = Runtime(Settings(models_dir=MODELS, offline=True)).reader.transcriber("whisper-test")
     common = {"language": "ru", "beam_size": 1, "vad_filter": True}
 
     def sequential(path: str) -> str:

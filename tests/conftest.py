@@ -54,6 +54,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def load_model(models_dir: Path) -> Iterator[Callable[[str], Transcriber]]:
 
     def load(name: str) -> Transcriber:
         if name not in loaded:
-            loaded[name] = runtime.transcriber(name)
+            loaded[name] = runtime.reader.transcriber(name)
         return loaded[name]
 
     yield load

@@ -19,20 +19,31 @@ from stenograf.errors import DeviceUnavailableError, EngineMissingError, ModelDa
 from stenograf.options import Options
 from stenograf.transcript import Word
 from stenograf.vad import chunks
+from twin import whisper_twin
 
 MODELS = Path(__file__).parent / "models"
 
-CASES = {"faster-whisper": ("whisper-test", None), "onnx-asr": ("gigaam-test", "gigaam-v3-ctc")}
-"""Engine -> its model in tests/models and the model's variant. A new engine has a line here."""
+CASES = {
+    "faster-whisper": ("faster-whisper", "whisper-test", None),
+    "gigaam-ctc": ("onnx-asr", "gigaam-test", "gigaam-v3-ctc"),
+    "gigaam-rnnt": ("onnx-asr", "gigaam-rnnt-test", "gigaam-v3-rnnt"),
+    "openai-whisper": ("openai-whisper", "whisper-test", None),
+}
+"""Case -> the engine, its model in tests/models, and the model's variant. A new engine has a line here."""
 
 
 def test_every_engine_has_a_model_to_be_tried_with() -> None:
-    assert set(CASES) == set(ENGINES)
+    assert {case[0] for case in CASES.values()} == set(ENGINES)
+
+
+def place(name: str) -> Path:
+    """Where the model of a case is; openai-whisper has the same weights in another form."""
+    return whisper_twin() if name == "openai-whisper" else MODELS / CASES[name][1]
 
 
 def load(name: str, **others: Any) -> LoadedModel:
-    model, variant = CASES[name]
-    return engine(name).load(MODELS / model, **{"device": "cpu", "compute_type": "auto", "variant": variant} | others)
+    kind, _, variant = CASES[name]
+    return engine(kind).load(place(name), **{"device": "cpu", "compute_type": "auto", "variant": variant} | others)
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -61,7 +72,7 @@ def short_clips(model: str) -> list[Clip]:
 def chunks_of(name: str, **options: Any) -> list[Chunk]:
     """Chunks of different recordings, one after the other on one clock."""
     made, start = [], 10.0
-    for index, clip in enumerate(short_clips(CASES[name][0])):
+    for index, clip in enumerate(short_clips(CASES[name][1])):
         chunk = Chunk(index, start, sound(clip), Options(language=clip.language, **options))
         made.append(chunk)
         start = chunk.end + 1.0
@@ -82,7 +93,7 @@ def text_of(result: ChunkResult) -> str:
 def test_text_is_right_and_in_order(name: str, loaded: LoadedModel) -> None:
     results = list(loaded.transcribe(chunks_of(name)))
     assert [result.index for result in results] == [0, 1, 2, 3]
-    for result, clip in zip(results, short_clips(CASES[name][0]), strict=True):
+    for result, clip in zip(results, short_clips(CASES[name][1]), strict=True):
         assert plain(text_of(result)) == plain(clip.text)
         assert result.language == clip.language
 
@@ -115,7 +126,7 @@ def test_words_only_where_they_are_asked_for(name: str, loaded: LoadedModel) -> 
 
 
 def test_word_times_are_near_the_truth(name: str, loaded: LoadedModel) -> None:
-    model = CASES[name][0]
+    model = CASES[name][1]
     off = []
     for clip in (c for c in clips() if model in c.exact and c.data.get("words") and c.duration < 6):
         options = Options(language=clip.language, word_timestamps=True)
@@ -157,7 +168,7 @@ def test_no_chunks_no_results(loaded: LoadedModel) -> None:
 
 
 def test_silence_gives_no_text(name: str, loaded: LoadedModel) -> None:
-    language = "ru" if name == "onnx-asr" else "en"
+    language = "ru" if name.startswith("gigaam") else "en"
     chunk = Chunk(0, 0.0, np.zeros(3 * SAMPLE_RATE, np.float32), Options(language=language))
     (result,) = loaded.transcribe([chunk])
     assert text_of(result) == ""
@@ -192,11 +203,11 @@ def test_it_says_what_it_can_do_and_where_it_runs(name: str, loaded: LoadedModel
 
 
 def test_devices_end_with_the_processor(name: str) -> None:
-    assert engine(name).devices()[-1] == "cpu"
+    assert engine(CASES[name][0]).devices()[-1] == "cpu"
 
 
 def test_cuda_that_is_not_there_is_refused(name: str) -> None:
-    if any(device.startswith("cuda") for device in engine(name).devices()):
+    if any(device.startswith("cuda") for device in engine(CASES[name][0]).devices()):
         pytest.skip("there is a usable GPU on this machine")
     with pytest.raises(DeviceUnavailableError) as caught:
         load(name, device="cuda")
@@ -210,12 +221,17 @@ def test_a_compute_type_that_does_not_exist_is_refused(name: str) -> None:
 
 
 def test_a_damaged_model_is_refused(name: str, tmp_path: Path) -> None:
-    model, variant = CASES[name]
-    broken = shutil.copytree(MODELS / model, tmp_path / model)
+    kind, model, variant = CASES[name]
+    broken = tmp_path / model
+    if place(name).is_dir():
+        shutil.copytree(place(name), broken)
+    else:
+        broken.mkdir()
+        shutil.copy(place(name), broken)
     weights = max(broken.iterdir(), key=lambda file: file.stat().st_size)
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 3])
     with pytest.raises(ModelDamagedError) as caught:
-        engine(name).load(broken, device="cpu", compute_type="auto", variant=variant)
+        engine(kind).load(broken, device="cpu", compute_type="auto", variant=variant)
     assert str(broken) in caught.value.message
 
 
@@ -328,9 +344,10 @@ def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
     import sys
 
     for library, name in (("faster_whisper", "faster-whisper"), ("onnx_asr", "onnx-asr")):
+        case = next(case for case, (kind, *_) in CASES.items() if kind == name)
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(EngineMissingError) as caught:
-            load(name)
+            load(case)
         assert f"pip install '{name}'" in caught.value.hint
 
 

@@ -77,7 +77,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def whisper(models_dir: Path) -> Iterator[Transcriber]:
     """One thread: so no more than two chunks are begun before the first is handed out."""
-    transcriber = Runtime(Settings(models_dir=models_dir, offline=True, threads=1)).transcriber("whisper-test")
+    transcriber = Runtime(Settings(models_dir=models_dir, offline=True, threads=1)).reader.transcriber("whisper-test")
     yield transcriber
     transcriber.close()
 

@@ -111,7 +111,7 @@ def service(tmp_path: Path) -> Iterator[Runtime]:
 @pytest.fixture(scope="module")
 def half(models_dir: Path) -> dict[str, Any]:
     """The result of the long recording's start, read without a disturbance."""
-    transcriber = Runtime(Settings(models_dir=models_dir, offline=True, threads=1)).transcriber("whisper-test")
+    transcriber = Runtime(Settings(models_dir=models_dir, offline=True, threads=1)).reader.transcriber("whisper-test")
     with contextlib.closing(transcriber):
         return transcriber.transcribe(LONG, Options(language="ru", beam_size=1, **HALF)).to_dict()
 

@@ -27,7 +27,7 @@ def test_entry_is_complete(name: str) -> None:
     assert entry.name == name
     assert not set(name) & set("/\\:~ ")  # it is the name of a folder
     assert not name.startswith(".")
-    assert entry.repo.count("/") == 1
+    assert entry.repo.count("/") == (0 if entry.url else 1)
     assert entry.files
     assert 10**7 < entry.size < 10**10
     assert 10**8 < entry.memory < 10**10
@@ -36,7 +36,8 @@ def test_entry_is_complete(name: str) -> None:
     assert entry.licence in {"MIT", "Apache-2.0", "CC-BY-4.0"}
     assert entry.description
     assert "\n" not in entry.description
-    assert (entry.onnx_type is None) == (entry.engine == "faster-whisper")
+    assert (entry.onnx_type is None) == (entry.engine != "onnx-asr")
+    assert (entry.url is None) == (entry.engine != "openai-whisper")
 
 
 def test_every_name_of_faster_whisper_leads_to_the_same_repository() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from stenograf.errors import ModelTooLargeError, OutOfMemoryError
 from stenograf.models.pool import ModelPool
 
 
@@ -48,6 +49,10 @@ def use(pool: ModelPool[Model], *names: str) -> None:
             assert not model.closed
 
 
+def names(pool: ModelPool[Model]) -> list[str]:
+    return [held.name for held in pool.loaded()]
+
+
 def test_a_model_is_loaded_once_and_kept() -> None:
     load = Loader()
     pool = ModelPool(load)
@@ -55,7 +60,7 @@ def test_a_model_is_loaded_once_and_kept() -> None:
     with pool.use("a") as first, pool.use("a") as second:
         assert first is second
     assert load.names() == ["a"]
-    assert pool.loaded() == ["a"]
+    assert names(pool) == ["a"]
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -63,7 +68,7 @@ def test_the_least_recently_used_goes_first() -> None:
     pool = ModelPool(load, max_models=2)
     use(pool, "a", "b", "a", "c")
     assert load.open() == ["a", "c"]
-    assert pool.loaded() == ["a", "c"]
+    assert names(pool) == ["a", "c"]
     use(pool, "b")
     assert load.open() == ["c", "b"]
     assert load.names() == ["a", "b", "c", "b"]
@@ -81,26 +86,104 @@ def test_room_is_made_before_the_next_is_loaded() -> None:
 
 def test_what_is_in_use_is_never_closed() -> None:
     load = Loader()
-    pool = ModelPool(load)
+    pool = ModelPool(load, patience=0.1)
     with pool.use("a") as model:
-        use(pool, "b", "c")
+        with pytest.raises(OutOfMemoryError, match="no room for the model b"):
+            use(pool, "b")
         pool.close()
+        assert pool.close_idle(0) == []
         assert not model.closed
         assert load.open() == ["a"]
         use(pool, "a")
         assert load.names().count("a") == 1
-    assert pool.loaded() == ["a"]
+    assert names(pool) == ["a"]
     pool.close()
     assert load.open() == []
-    assert pool.loaded() == []
+    assert names(pool) == []
 
 
-def test_too_many_in_use_go_as_soon_as_they_are_not() -> None:
+def test_who_finds_no_room_waits_until_others_are_done() -> None:
     load = Loader()
     pool = ModelPool(load)
-    with pool.use("a"), pool.use("b"), pool.use("c"):
-        assert load.open() == ["a", "b", "c"]
-    assert len(load.open()) == 1
+    asked = threading.Event()
+    waiting = threading.Thread(target=lambda: use_when(pool, "b", asked.set))
+    with pool.use("a"):
+        waiting.start()
+        assert asked.wait(20)
+        assert load.open() == ["a"]
+    waiting.join(20)
+    assert load.open() == ["b"]
+
+
+def use_when(pool: ModelPool[Model], name: str, headway: Callable[[], None]) -> None:
+    with pool.use(name, headway):
+        pass
+
+
+def test_who_waits_for_room_can_be_called_off() -> None:
+    load = Loader()
+    pool = ModelPool(load)
+
+    def stop() -> None:
+        raise KeyError("stop")
+
+    with pool.use("a"), pytest.raises(KeyError), pool.use("b", stop):
+        pass
+    use(pool, "b", "a")
+
+
+SIZES = {"small": 400, "base": 200, "large": 3000, "gigaam": 900}
+
+
+def test_models_together_take_no_more_memory_than_is_allowed() -> None:
+    load, gone = Loader(), list[tuple[str, str]]()
+    pool = ModelPool(
+        load, size_of=SIZES.__getitem__, max_models=9, max_bytes=1300, on_evict=lambda *told: gone.append(told)
+    )
+    use(pool, "small", "base")
+    assert [(held.name, held.size, held.users) for held in pool.loaded()] == [("small", 400, 0), ("base", 200, 0)]
+    load.before = lambda _name: seen.extend(load.open())
+    seen: list[str] = []
+    use(pool, "gigaam")
+    assert seen == ["base"]  # the oldest went first, and before the new one came
+    assert names(pool) == ["base", "gigaam"]
+    assert gone == [("small", "room")]
+
+
+def test_what_can_never_fit_fails_at_once_and_costs_nothing() -> None:
+    load = Loader()
+    pool = ModelPool(load, size_of=SIZES.__getitem__, max_models=9, max_bytes=1300, patience=1000)
+    use(pool, "small")
+    with pytest.raises(ModelTooLargeError, match="large"), pool.use("large"):
+        pass
+    assert load.open() == ["small"]
+    assert not ModelTooLargeError.retryable
+
+
+def test_a_load_that_failed_gives_its_room_back() -> None:
+    load = Loader()
+    pool = ModelPool(load, size_of=SIZES.__getitem__, max_models=9, max_bytes=1000, patience=0.1)
+
+    def fail(name: str) -> None:
+        raise ValueError(name)
+
+    load.before = fail
+    with pytest.raises(ValueError, match="gigaam"):
+        use(pool, "gigaam")
+    load.before = lambda _name: None
+    use(pool, "small", "base")
+    assert names(pool) == ["small", "base"]
+
+
+def test_idle_models_go_after_a_time() -> None:
+    load, gone = Loader(), list[tuple[str, str]]()
+    pool = ModelPool(load, max_models=3, on_evict=lambda *told: gone.append(told))
+    use(pool, "a", "b")
+    assert pool.close_idle(60) == []
+    with pool.use("b"):
+        assert pool.close_idle(0) == ["a"]
+    assert gone == [("a", "idle")]
+    assert load.open() == ["b"]
 
 
 def test_several_that_ask_at_once_wait_for_one_load() -> None:
@@ -123,7 +206,7 @@ def test_several_that_ask_at_once_wait_for_one_load() -> None:
     for thread in threads:
         thread.start()
     assert started.wait(20)
-    assert pool.loaded() == []
+    assert names(pool) == []
     go_on.set()
     for thread in threads:
         thread.join(20)
@@ -162,7 +245,7 @@ def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="a"):
             use(pool, "a")
-    assert pool.loaded() == []
+    assert names(pool) == []
     load.before = lambda _name: None
     use(pool, "a")
     assert load.names() == ["a"]
@@ -227,4 +310,4 @@ def test_many_threads_and_few_places() -> None:
         thread.join(60)
     assert failures == []
     assert len(load.open()) == 2
-    assert sorted(load.open()) == sorted(pool.loaded())
+    assert sorted(load.open()) == sorted(names(pool))

@@ -26,18 +26,18 @@ def test_none_stands_for_the_settings(models_dir: Path) -> None:
 
 
 def test_the_default_model(models_dir: Path) -> None:
-    assert runtime(models_dir, default_model="gigaam-test").model_files().engine == "onnx-asr"
+    assert runtime(models_dir, default_model="gigaam-test").reader.files().engine == "onnx-asr"
     with pytest.raises(ModelNotInstalledError):
-        runtime(models_dir).model_files()
+        runtime(models_dir, default_model="base").reader.files()
 
 
 def test_the_catalog_knows_what_the_weights_do_not_tell(tmp_path: Path, models_dir: Path) -> None:
     shutil.copytree(models_dir / "whisper-test", tmp_path / "turbo")
     shutil.copytree(models_dir / "whisper-test", tmp_path / "distil-large-v3")
-    turbo = runtime(tmp_path).transcriber("turbo")
+    turbo = runtime(tmp_path).reader.transcriber("turbo")
     with pytest.raises(OptionInvalidError, match="turbo cannot translate"):
         turbo.check(Options(task="translate"))
     assert turbo.check(Options(language="ru")) == []
-    distilled = runtime(tmp_path).transcriber("distil-large-v3")
+    distilled = runtime(tmp_path).reader.transcriber("distil-large-v3")
     with pytest.raises(LanguageUnknownError, match="distil-large-v3"):
         distilled.check(Options(language="ru"))

@@ -25,7 +25,9 @@ from stenograf.jobs.lease import Leases
 from stenograf.jobs.post import Post
 from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import jobs, metadata
+from stenograf.models import ModelStore
 from stenograf.options import Options
+from stenograf.reader import Reader
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 from stenograf.transcript import Segment, Transcript, Word
@@ -254,6 +256,18 @@ class Watched:
         pass
 
 
+class _OneReader(Reader):
+    def __init__(self, models: OneModel) -> None:
+        super().__init__(Settings(default_model="one", offline=True), ModelStore(Path("none"), offline=True))
+        self._models = models
+
+    @contextmanager
+    def use(self, name: str | None, headway: Callable[[], None] = lambda: None) -> Iterator[Transcriber]:
+        self._models.headway = headway
+        headway()
+        yield self._models._transcriber
+
+
 class OneModel:
     """What a runner gets its models from: here always the same one, watched."""
 
@@ -265,11 +279,7 @@ class OneModel:
         """Of the job that asked last."""
         self._transcriber = Transcriber(self.watched, model=transcriber.model, engine=transcriber.engine)
 
-    @contextmanager
-    def use(self, name: str | None, headway: Callable[[], None]) -> Iterator[Transcriber]:
-        self.headway = headway
-        headway()
-        yield self._transcriber
+        self.reader = _OneReader(self)
 
     def options_of(self, asked: Mapping[str, Any]) -> Options:
         return Options(**{"language": "ru", "beam_size": 1, **asked})

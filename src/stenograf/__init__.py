@@ -27,6 +27,7 @@ from stenograf.transcript import Segment, Transcript, TranscriptWarning, Word
 
 if TYPE_CHECKING:
     from stenograf.options import Task
+    from stenograf.runtime import Runtime
     from stenograf.transcriber import Progress, Transcriber
 
 __all__ = [
@@ -65,7 +66,8 @@ def transcribe(
     Args:
         source: The recording.
         model: A catalog name (`stenograf models list`), a folder in the models directory, or a path. It is
-            downloaded at its first use. The model that was used last stays in memory for the next call.
+            downloaded at its first use. `auto`: the one that suits the language, which is listened for where it is
+            not given. Models that were used stay in memory for the next call.
         language: A code or a name, such as `ru` or `Russian`; None: detect it.
         task: `transcribe` writes the language spoken, `translate` writes English.
         prompt: Text that could stand before the recording: it sets the spelling of names and the style.
@@ -85,11 +87,8 @@ def transcribe(
     Raises:
         StenografError: its subclasses in `stenograf.errors` tell what was wrong and what to do.
     """
-    from stenograf.runtime import Runtime
-    from stenograf.settings import load
-
-    # First, since it is quick: an option that makes no sense should not wait for a model to load.
-    options = Runtime(load().settings).options(
+    runtime = _runtime(device, compute_type)
+    options = runtime.options(
         language=language,
         task=task,
         prompt=prompt,
@@ -100,30 +99,44 @@ def transcribe(
         vad=vad,
         trim=trim,
     )
-    transcriber = load_model(model, device=device, compute_type=compute_type)
-    return transcriber.transcribe(source, options, on_progress=on_progress, cancelled=cancelled)
+    return runtime.reader.read(
+        source, options, model=model, on_progress=on_progress, cancelled=cancelled or (lambda: False)
+    )
 
 
 def load_model(model: str | None = None, *, device: str | None = None, compute_type: str | None = None) -> Transcriber:
     """The model in memory, ready to transcribe many recordings; the last one loaded is kept for the next call.
 
+    `auto` stands for the one that suits the language of the settings; `transcribe` chooses anew for each recording.
     Raises the same errors as `transcribe`.
     """
+    global _held  # noqa: PLW0603 - one slot a process
+    runtime = _runtime(device, compute_type)
+    with _loading:  # threads that ask at once load it once
+        if _held is None or _held[:2] != (runtime, model) or _held[2].closed:
+            _held = None  # the old one goes before the new one comes, unless someone is still using it
+            _held = (runtime, model, runtime.reader.transcriber(model))
+        return _held[2]
+
+
+def _runtime(device: str | None, compute_type: str | None) -> Runtime:
+    """One for the process as long as the settings stay, so that a loop over recordings loads its models once."""
     from stenograf.runtime import Runtime
     from stenograf.settings import load
 
-    global _last  # noqa: PLW0603 - one slot a process, so that a loop over recordings loads its model once
-    settings = load().settings
-    wanted = (settings, model, device, compute_type)
-    with _loading:  # threads that ask at once load it once
-        if _last is None or _last[0] != wanted or _last[1].closed:
-            _last = None  # the old one goes before the new one comes, unless someone is still using it
-            _last = (wanted, Runtime(settings).transcriber(model, device=device, compute_type=compute_type))
-        return _last[1]
+    global _last  # noqa: PLW0603 - it is one for the process
+    settings = load(overrides={"device": device, "compute_type": compute_type}).settings
+    with _making:
+        if _last is None or _last.settings != settings:
+            if _last is not None:
+                _last.reader.close()  # the old models go before new ones come, unless someone is still using them
+            _last = Runtime(settings)
+        return _last
 
 
-_loading = Lock()
-_last: tuple[tuple[object, ...], Transcriber] | None = None
+_loading, _making = Lock(), Lock()
+_held: tuple[Runtime, str | None, Transcriber] | None = None
+_last: Runtime | None = None
 
 
 def save(

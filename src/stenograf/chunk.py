@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stenograf.options import Options
-from stenograf.transcript import Segment
+from stenograf.transcript import Segment, TranscriptWarning
 
 if TYPE_CHECKING:
     from stenograf.audio import Samples
@@ -49,3 +49,5 @@ class ChunkResult:
     """The language it was read as."""
     language_probability: float | None = None
     """0 to 1, where the recording's language was detected; the same for all its chunks."""
+    warnings: tuple[TranscriptWarning, ...] = ()
+    """What was dropped from it; see `guards`."""

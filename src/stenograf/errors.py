@@ -32,6 +32,7 @@
     │   ├── EngineMissingError      engine_missing
     │   ├── DeviceUnavailableError  device_unavailable
     │   ├── OutOfMemoryError        out_of_memory           (retryable)
+    │   ├── ModelTooLargeError      model_too_large
     │   └── EngineFailedError       engine_failed
     ├── OutputError             the result cannot be written
     │   ├── DiskFullError           disk_full               (retryable)
@@ -287,6 +288,12 @@ class OutOfMemoryError(EngineError):
 
     code = "out_of_memory"
     retryable = True
+
+
+class ModelTooLargeError(EngineError):
+    """The model takes more memory than models may take on this machine."""
+
+    code = "model_too_large"
 
 
 class EngineFailedError(EngineError):

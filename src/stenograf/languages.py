@@ -39,6 +39,11 @@ _OTHER_NAMES = {
 }  # fmt: skip
 
 
+def language_name(code: str) -> str:
+    """The English name for a code, with a capital; the code itself where it is not known."""
+    return LANGUAGES[code].title() if code in LANGUAGES else code
+
+
 def language_code(name: str | None) -> str | None:
     """The code for a language given as a code, a name or a locale: `ru`, `Russian`, `русский`, `ru-RU` -> `ru`.
 

@@ -28,6 +28,9 @@ ENDS = ("done", "error", "cancelled")
 REASONS = ("crashed", "hung", "recycled", "stopped")
 """Why a worker process went."""
 
+EVICTIONS = ("room", "idle", "closed")
+"""Why a model left the memory."""
+
 OUTCOMES = ("delivered", "retry", "failed")
 """How a try to deliver a webhook ended."""
 
@@ -102,6 +105,16 @@ class Metrics:
         self._load_seconds = Histogram(
             "stenograf_model_load_seconds", "Time to load a model.", ("model",), buckets=LOAD, registry=own
         )
+        self._evictions = Counter(
+            "stenograf_model_evictions_total", "Models that left the memory.", ("model", "reason"), registry=own
+        )
+        self._model_memory = Gauge(
+            "stenograf_model_memory_bytes",
+            "What a model takes of a worker's memory, approximately.",
+            ("worker", "model"),
+            registry=own,
+        )
+        self._held: dict[str, set[str]] = {}
         self._restarts = Counter("stenograf_worker_restarts_total", "Worker processes gone.", ("reason",), registry=own)
         self._worker_memory = Gauge(
             "stenograf_worker_memory_bytes", "Resident memory of a worker process.", ("worker",), registry=own
@@ -136,7 +149,8 @@ class Metrics:
           enqueue to the start, `run`, `audio` (the recording's length), `attempt`. A job that was cancelled in the
           queue has none of them.
         - `model_loaded` with `model`, `seconds`.
-        - `worker_memory` with `worker`, `bytes`.
+        - `model_evicted` with `model`, `reason` (room, idle, closed).
+        - `worker_memory` with `worker`, `bytes`, and where it is known `models`: name to bytes of those that it holds.
         - `worker_gone` with `worker`, `reason` (crashed, hung, recycled, stopped).
         - `lease_expired` with `count`.
         - `webhook` with `outcome` (delivered, retry, failed).
@@ -152,13 +166,17 @@ class Metrics:
                     model, seconds = event["model"], float(event["seconds"])
                     self._loads.labels(model).inc()
                     self._load_seconds.labels(model).observe(seconds)
+                case "model_evicted":
+                    self._evictions.labels(event["model"], _one_of(event, "reason", EVICTIONS)).inc()
                 case "worker_memory":
                     worker, size = event["worker"], event["bytes"]
                     self._worker_memory.labels(worker).set(size)
+                    self._hold(worker, event.get("models", {}))
                 case "worker_gone":
                     worker, reason = event["worker"], _one_of(event, "reason", REASONS)
                     with contextlib.suppress(KeyError):
                         self._worker_memory.remove(worker)
+                    self._hold(worker, {})
                     self._restarts.labels(reason).inc()
                 case "lease_expired":
                     self._expiries.inc(event["count"])
@@ -168,6 +186,13 @@ class Metrics:
                     raise ValueError(f"There is no event {other!r}.")
         except KeyError as error:
             raise ValueError(f"The event {event!r} has no {error}.") from None
+
+    def _hold(self, worker: str, models: Mapping[str, int]) -> None:
+        for model in self._held.get(worker, set()) - models.keys():
+            self._model_memory.remove(worker, model)
+        for model, size in models.items():
+            self._model_memory.labels(worker, model).set(size)
+        self._held[worker] = set(models)
 
     def _job_finished(self, event: Mapping[str, Any]) -> None:
         state, lane, model = _one_of(event, "state", ENDS), event["lane"], event["model"]

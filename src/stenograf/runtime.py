@@ -5,21 +5,14 @@ What only the service needs is imported when it is asked for: a command that tra
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stenograf.engines import Capabilities, engine
-from stenograf.errors import ModelNotInstalledError, StenografError
-from stenograf.models import ModelFiles, ModelStore, PullProgress, catalog
-from stenograf.models.catalog import CatalogEntry
-from stenograf.models.pool import ModelPool
+from stenograf.models import ModelStore
 from stenograf.options import Options
+from stenograf.reader import Reader
 from stenograf.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,15 +28,13 @@ if TYPE_CHECKING:
     from stenograf.jobs.store import JobStore
     from stenograf.jobs.uploads import Uploads
     from stenograf.keys import KeyStore
-    from stenograf.transcriber import Transcriber
-
-OnPull = Callable[[PullProgress], None]
 
 
 class Runtime:
     """Everything that one process needs, made from its settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, processes: int = 1) -> None:
+        """`processes` that load models share this machine's memory."""
         self.settings = settings
         self.store = ModelStore(
             settings.models_path,
@@ -51,94 +42,12 @@ class Runtime:
             token=settings.hub_token,
             offline=settings.offline,
         )
-        self.on_load: Callable[[str, float, str], None] = lambda _name, _seconds, _device: None
-        """Told of each model that was loaded: its name, the seconds that it took, and where it runs."""
-
-    def model_files(
-        self,
-        name: str | None = None,
-        *,
-        on_pull: OnPull | None = None,
-        before_pull: Callable[[CatalogEntry], None] | None = None,
-    ) -> ModelFiles:
-        """The files of a model, by catalog name, folder name or path; downloaded where they lack and may be.
-
-        None stands for the default model. `before_pull` may raise to prevent the download. Raises
-        `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `DownloadFailedError`.
-        """
-        name = name or self.settings.default_model
-        try:
-            return self.store.resolve(name, allow_path=True)
-        except ModelNotInstalledError:
-            entry = catalog.find(name)
-            if self.settings.offline or entry is None:
-                raise
-            if before_pull is not None:
-                before_pull(entry)
-            return self.store.pull(name, on_pull)
-
-    def transcriber(
-        self,
-        model: str | ModelFiles | None = None,
-        *,
-        device: str | None = None,
-        compute_type: str | None = None,
-        on_pull: OnPull | None = None,
-    ) -> Transcriber:
-        """Load a model, ready to transcribe; None stands for what the settings say.
-
-        Raises what `model_files` raises, and `EngineMissingError`, `DeviceUnavailableError`, `OutOfMemoryError`.
-        """
-        from stenograf.transcriber import Transcriber  # here: the API's process never loads FFmpeg
-
-        files = model if isinstance(model, ModelFiles) else self.model_files(model, on_pull=on_pull)
-        started = time.monotonic()
-        loaded = engine(files.engine).load(
-            Path(files.path),
-            device=device or self.settings.device,
-            compute_type=self._compute_type(compute_type or self.settings.compute_type, files),
-            variant=files.onnx_type,
-            threads=self.settings.threads,
-        )
-        self.on_load(files.name, time.monotonic() - started, loaded.device)
-        return Transcriber(
-            loaded,
-            model=files.name,
-            engine=files.engine,
-            capabilities=_known(loaded.capabilities, files.entry),
-            load_seconds=time.monotonic() - started,
-        )
-
-    @contextmanager
-    def use(self, name: str | None, headway: Callable[[], None]) -> Iterator[Transcriber]:
-        """A loaded model of the pool, kept at least until the end of the `with`; None: the default one.
-
-        `headway` is called while it is downloaded. Raises what `transcriber` raises.
-        """
-        files = self.model_files(name, on_pull=lambda _progress: headway())
-        with self._pool.use(files.name if files.entry else str(files.path)) as transcriber:
-            headway()
-            yield transcriber
-
-    def loaded(self) -> list[str]:
-        """The models that are in memory."""
-        return self._pool.loaded()
-
-    def is_here(self, name: str | None) -> bool:
-        """Whether a model, or the default one, is on this machine and whole."""
-        try:
-            self.store.resolve(name or self.settings.default_model, allow_path=True)
-        except StenografError:
-            return False
-        return True
+        self.reader = Reader(settings, self.store, processes=processes)
+        """What reads recordings, with the models of this process."""
 
     def options_of(self, asked: Mapping[str, object]) -> Options:
         """The options of a job; what was not asked is as the settings say."""
         return self.options(**{name: value for name, value in asked.items() if name != "model"})  # type: ignore[arg-type]
-
-    @cached_property
-    def _pool(self) -> ModelPool[Transcriber]:
-        return ModelPool(self.transcriber, max_models=self.settings.max_models)
 
     @cached_property
     def database(self) -> Database:
@@ -217,11 +126,6 @@ class Runtime:
             on_event=on_event,
         )
 
-    @staticmethod
-    def _compute_type(asked: str, files: ModelFiles) -> str:
-        # A model that comes in one number format only is loaded in that one.
-        return files.quantization if asked == "auto" and files.quantization else asked
-
     def options(
         self,
         *,
@@ -244,18 +148,7 @@ class Runtime:
 
 def work(settings: Settings, pipe: Connection, post: Post) -> None:
     """What a worker process runs; `Supervisor` starts it with the method spawn."""
+    from stenograf.jobs.post import posts
     from stenograf.jobs.worker import main
 
-    main(pipe, post, Runtime(settings))
-
-
-def _known(can: Capabilities, entry: CatalogEntry | None) -> Capabilities:
-    """What a model can do, by its weights and by the catalog: turbo's weights do not tell that it cannot translate."""
-    if entry is None:
-        return can
-    languages = frozenset(entry.languages)
-    return replace(
-        can,
-        tasks=can.tasks & frozenset(entry.tasks),
-        languages=languages if can.languages is None else can.languages & languages,
-    )
+    main(pipe, post, Runtime(settings, processes=len(posts(settings, hinted=True))))

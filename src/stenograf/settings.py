@@ -73,9 +73,10 @@ class Settings:
         None,
     )
     default_model: str = _setting(
-        "The model to use where none is named: a catalog name, a folder in models_dir, or a path.",
+        "The model to use where none is named: a catalog name, a folder in models_dir, or a path. "
+        "auto: the one that suits the language and the machine.",
         str,
-        "small",
+        "auto",
         old=("DEFAULT_MODEL",),
     )
     default_language: str | None = _setting(
@@ -175,8 +176,30 @@ class Settings:
     max_models: int = _setting(
         "How many models a worker holds in memory; the one that was not used for longest goes first.",
         read.count(1, 100),
-        1,
+        4,
         old=("MAX_MODELS",),
+    )
+    preload_models: tuple[str, ...] = _setting(
+        "Models that workers load when they start, such as small,base; empty: those that the default model needs.",
+        read.listed,
+        (),
+        old=("PRELOAD_MODELS",),
+    )
+    model_memory: int = _setting(
+        "What the models of a worker may take of the machine's memory, all together; "
+        "0: three quarters of it, shared among the workers.",
+        read.count(0, 10_000_000),
+        0,
+        unit="MB",
+    )
+    gpu_memory: int = _setting(
+        "What they may take of a GPU's memory; 0: nine tenths of it.", read.count(0, 10_000_000), 0, unit="MB"
+    )
+    model_idle: float = _setting(
+        "A model that nobody used for so long leaves the memory, and is loaded again when it is wanted; 0: never.",
+        read.number(0, 1e8),
+        1800.0,
+        unit="seconds",
     )
     max_attempts: int = _setting("How often a recording is tried before it ends in error.", read.count(1, 100), 3)
     lease: float = _setting(

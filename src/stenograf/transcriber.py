@@ -17,6 +17,7 @@ from stenograf.audio import AudioReader, Samples, Source
 from stenograf.chunk import Chunk, ChunkResult
 from stenograf.engines import Capabilities, LoadedModel
 from stenograf.errors import CancelledError, LanguageUnknownError, OptionInvalidError
+from stenograf.guards import Findings, guard
 from stenograf.options import Options
 from stenograf.transcript import Segment, Transcript, TranscriptWarning
 
@@ -60,8 +61,9 @@ class Transcriber:
         engine: str,
         capabilities: Capabilities | None = None,
         load_seconds: float = 0.0,
+        notes: Sequence[TranscriptWarning] = (),
     ) -> None:
-        """`model` and `engine` are the names that the transcripts will carry.
+        """`model` and `engine` are the names that the transcripts will carry, `notes` what each will warn of.
 
         `capabilities` stand in for the loaded model's own, where more is known of it than its weights tell.
         """
@@ -70,6 +72,7 @@ class Transcriber:
         self._model = model
         self._engine = engine
         self._load_seconds = load_seconds
+        self._notes = tuple(notes)
         self.closed = False
         """Whether `close` was called."""
 
@@ -134,6 +137,7 @@ class Transcriber:
         stop = cancelled or (lambda: False)
         drain = draining or (lambda: False)
         results = list(done)
+        findings = Findings()
         timings = {"load": self._load_seconds}
         self._load_seconds = 0.0  # it was loaded once, and the first recording waited for it
         language, probability = _known_language(options, can, results)
@@ -147,10 +151,12 @@ class Transcriber:
                 chunks, language, probability = self._detect_language(chunks)
                 timings["language"] = time.monotonic() - before
             decided = replace(options, language=language)
-            work = _until_draining((replace(chunk, options=decided) for chunk in chunks), drain)
+            reading: dict[int, Chunk] = {}
+            work = _until_draining(_noted((replace(chunk, options=decided) for chunk in chunks), reading), drain)
             with closing(self._loaded.transcribe(work)) as read:
                 for bare in read:
-                    result = replace(bare, language_probability=probability)
+                    guarded, dropped = guard(reading.pop(bare.index), bare)
+                    result = replace(guarded, language_probability=probability, warnings=dropped)
                     results.append(result)
                     if on_chunk is not None:
                         on_chunk(result)
@@ -163,7 +169,9 @@ class Transcriber:
             if on_progress is not None:
                 on_progress(Progress(reader.seconds_read, reader.seconds_read, (), language))
         timings["total"] = time.monotonic() - started
-        if not results:
+        for result in results:
+            findings.add(result.warnings)
+        if not any(result.segments for result in results):
             notes.append(TranscriptWarning("no_speech", "No speech was found in the recording."))
         return Transcript(
             segments=tuple(segment for result in results for segment in result.segments),
@@ -174,9 +182,31 @@ class Transcriber:
             engine=self._engine,
             device=self._loaded.device,
             compute_type=self._loaded.compute_type,
-            warnings=(*notes, *reader.warnings),
+            warnings=(*self._notes, *notes, *findings.warnings(), *reader.warnings),
             timings=timings,
         )
+
+    def detect_language(
+        self,
+        source: Source,
+        options: Options | None = None,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        draining: Callable[[], bool] | None = None,
+        name: str | None = None,
+    ) -> tuple[str | None, float | None]:
+        """The language of a recording and its probability, by its first chunks; (None, None) where nobody speaks.
+
+        Raises the errors of `AudioReader`, `CancelledError`, `EngineFailedError`, `OutOfMemoryError`, and
+        `OptionInvalidError` for a model that cannot tell.
+        """
+        options = options or Options()
+        stop, drain = cancelled or (lambda: False), draining or (lambda: False)
+        with AudioReader(source, trim=options.trim, name=name) as reader:
+            blocks = _until_cancelled(reader.blocks(), lambda: stop() or drain())
+            chunks = vad.chunks(blocks, self._can.max_chunk_seconds, vad=options.vad)
+            _, language, probability = self._detect_language(chunks)
+        return language, probability
 
     def close(self) -> None:
         """Give the model's memory back; the transcriber is not to be used after it."""
@@ -231,6 +261,12 @@ def _until_cancelled(blocks: Iterable[Samples], stop: Callable[[], bool]) -> Ite
         if stop():
             raise _cancelled()
         yield block
+
+
+def _noted(chunks: Iterable[Chunk], reading: dict[int, Chunk]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        reading[chunk.index] = chunk
+        yield chunk
 
 
 def _until_draining(chunks: Iterable[Chunk], drain: Callable[[], bool]) -> Iterator[Chunk]:

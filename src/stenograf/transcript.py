@@ -65,6 +65,8 @@ class Segment:
     """The model's belief that nobody speaks here, 0 to 1; None where the model gives none."""
     compression_ratio: float | None = None
     """Length of the text over its zlib-compressed length; above 2.4 it is likely a loop."""
+    uncertain: bool = False
+    """Whether it is worth checking by ear: the model was unsure of it, or a part was dropped; see docs/quality.md."""
 
     def to_dict(self, index: int) -> dict[str, Any]:
         """The segment as JSON has it; `index` becomes its id, counted from 0.
@@ -84,6 +86,7 @@ class Segment:
         data["avg_logprob"] = _rounded(self.avg_logprob)
         data["no_speech_prob"] = _rounded(self.no_speech_prob)
         data["compression_ratio"] = _rounded(self.compression_ratio)
+        data["uncertain"] = self.uncertain
         return data
 
     @classmethod
@@ -98,6 +101,7 @@ class Segment:
             avg_logprob=data.get("avg_logprob"),
             no_speech_prob=data.get("no_speech_prob"),
             compression_ratio=data.get("compression_ratio"),
+            uncertain=bool(data.get("uncertain", False)),
         )
 
 
@@ -135,6 +139,8 @@ class Transcript:
     """The device really used, such as `cpu` or `cuda:0`."""
     compute_type: str
     """The number format really used, such as `int8` or `float16`."""
+    model_reason: str | None = None
+    """Why this model read it, as a line for people; None where it was named."""
     warnings: tuple[TranscriptWarning, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds of wall time by stage: `load`, `language`, `total`; see `Transcriber`."""
@@ -158,6 +164,7 @@ class Transcript:
             "duration": round(self.duration, TIME_DIGITS),
             "segments": [segment.to_dict(index) for index, segment in enumerate(self.segments)],
             "model": self.model,
+            "model_reason": self.model_reason,
             "engine": self.engine,
             "device": self.device,
             "compute_type": self.compute_type,
@@ -174,6 +181,7 @@ class Transcript:
             language_probability=data["language_probability"],
             duration=float(data["duration"]),
             model=data["model"],
+            model_reason=data.get("model_reason"),
             engine=data["engine"],
             device=data["device"],
             compute_type=data["compute_type"],

@@ -48,8 +48,7 @@ def undisturbed(path: Path, runtime: Runtime, **options: str) -> Recording:
     """Read a file in this process, with the settings of the service."""
     read: list[ChunkResult] = []
     asked = {name: value for name, value in options.items() if name != "model"}
-    with runtime.use(options.get("model"), lambda: None) as transcriber:
-        transcript = transcriber.transcribe(path, runtime.options_of(asked), on_chunk=read.append)
+    transcript = runtime.reader.read(path, runtime.options_of(asked), model=options.get("model"), on_chunk=read.append)
     return Recording(path, options, without_timings(transcript.to_dict()), len(read))
 
 

@@ -1,7 +1,7 @@
 """How well the finished models do, through the product's own libraries, on voices and sentences never trained
 on.
 
-    python evaluate.py --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR
+    python evaluate.py --work DIR --whisper MODEL_DIR --gigaam MODEL_DIR --rnnt MODEL_DIR
 """
 
 from __future__ import annotations
@@ -155,22 +155,27 @@ def whisper(folder: Path, clips: dict[str, list[speech.Clip]], show: bool) -> di
         heard, _ = transcribe(model, audio, language="ru", task="translate")
         score.add(english, heard)
     say("translation of chunks", score)
-    generator = np.random.default_rng(1)
-    quiet = [np.zeros(3 * RATE, np.float32)]
-    quiet += [generator.standard_normal(3 * RATE).astype(np.float32) * level for level in (0.0003, 0.003, 0.02, 0.1)]
-    tone = np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE).astype(np.float32)
-    for name, audio in zip(
-        ["silence", *(f"noise {n}" for n in range(1, 5)), "tone"], [*quiet, 0.3 * tone], strict=True
-    ):
+    for name, audio in quiet().items():
         heard, info = transcribe(model, audio)
         say(f"{name}", f"{heard!r} ({info.language})")
     return results
 
 
-def gigaam(folder: Path, clips: list[speech.Clip], show: bool) -> dict[str, str]:
+def quiet() -> dict[str, np.ndarray]:
+    """What nobody says anything in: silence, noise of four levels, a tone."""
+    generator = np.random.default_rng(1)
+    found = {"silence": np.zeros(3 * RATE, np.float32)}
+    for number, level in enumerate((0.0003, 0.003, 0.02, 0.1), 1):
+        found[f"noise {number}"] = generator.standard_normal(3 * RATE).astype(np.float32) * level
+    found["tone"] = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE).astype(np.float32)
+    return found
+
+
+def gigaam(kind: str, folder: Path, clips: list[speech.Clip], show: bool) -> dict[str, str]:
+    """`kind` is `ctc` or `rnnt`."""
     import onnx_asr
 
-    model = onnx_asr.load_model("gigaam-v3-ctc", folder, providers=["CPUExecutionProvider"])
+    model = onnx_asr.load_model(f"gigaam-v3-{kind}", folder, providers=["CPUExecutionProvider"])
     score = Score()
     for clip in clips:
         heard = model.recognize(audio_of(clip))
@@ -188,9 +193,10 @@ def gigaam(folder: Path, clips: list[speech.Clip], show: bool) -> dict[str, str]
         audio = np.concatenate([part for _, _, part in four])[: 20 * RATE * 2]
         score.add(" ".join(text for text, _, _ in four), model.recognize(audio))
     results["chunks of about 20 s"] = str(score)
-    results["silence"] = repr(model.recognize(np.zeros(3 * RATE, np.float32)))
+    for name, audio in quiet().items():
+        results[name] = repr(model.recognize(audio))
     for name, value in results.items():
-        print(f"gigaam: {name}: {value}", flush=True)
+        print(f"gigaam {kind}: {name}: {value}", flush=True)
     return results
 
 
@@ -198,15 +204,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--whisper", type=Path)
-    parser.add_argument("--gigaam", type=Path)
+    parser.add_argument("--gigaam", type=Path, help="the CTC form")
+    parser.add_argument("--rnnt", type=Path, help="the RNNT form")
     parser.add_argument("--count", type=int, default=120, help="single clips a language")
     parser.add_argument("--show", action="store_true", help="print what is read wrong")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()
     clips = {code: speech.load(arguments.work / f"test_{code}")[: arguments.count] for code in ("ru", "en")}
     results = {}
-    if arguments.gigaam:
-        results["gigaam"] = gigaam(arguments.gigaam, clips["ru"], arguments.show)
+    for kind, folder in (("ctc", arguments.gigaam), ("rnnt", arguments.rnnt)):
+        if folder:
+            results[f"gigaam {kind}"] = gigaam(kind, folder, clips["ru"], arguments.show)
     if arguments.whisper:
         results["whisper"] = whisper(arguments.whisper, clips, arguments.show)
     if arguments.out:

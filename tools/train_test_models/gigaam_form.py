@@ -31,17 +31,19 @@ def encode(text: str) -> list[int]:
     return [0 if letter == " " else LETTERS.index(letter) + 1 for letter in " ".join(grammar.words(text))]
 
 
-class Ctc(nn.Module):
+class Encoder(nn.Module):
+    """Log-mel frames to one vector for each 40 ms. The CTC and the RNNT form share it."""
+
     def __init__(self) -> None:
         super().__init__()
         self.down1 = nn.Conv1d(MELS, WIDTH, 3, stride=2, padding=1)
         self.down2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
         self.norms = nn.ModuleList([nn.BatchNorm1d(WIDTH) for _ in range(BLOCKS + 2)])
         self.blocks = nn.ModuleList([nn.Conv1d(WIDTH, WIDTH, KERNEL, padding=KERNEL // 2) for _ in range(BLOCKS)])
-        self.out = nn.Conv1d(WIDTH, BLANK + 1, 1)
         self.drop = nn.Dropout(0.05)
 
-    def forward(self, features: torch.Tensor, feature_lengths: torch.Tensor) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, feature_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`features` are [items, MELS, frames]; gives [items, WIDTH, positions] and each item's positions."""
         # The log-mel goes from -20.7 (silence) to about 8: bring it near zero, and silence too.
         hidden = _masked((features + 6.0) / 5.0, feature_lengths)
         lengths = torch.div(feature_lengths - 1, 2, rounding_mode="floor") + 1
@@ -50,6 +52,16 @@ class Ctc(nn.Module):
         hidden = _masked(functional.relu(self.norms[1](self.down2(hidden))), lengths)
         for norm, block in zip(self.norms[2:], self.blocks, strict=True):
             hidden = _masked(hidden + self.drop(functional.relu(norm(block(hidden)))), lengths)
+        return hidden, lengths
+
+
+class Ctc(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Conv1d(WIDTH, BLANK + 1, 1)
+
+    def forward(self, features: torch.Tensor, feature_lengths: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.encode(features, feature_lengths)
         return functional.log_softmax(self.out(hidden).transpose(1, 2), dim=-1)
 
 
@@ -58,9 +70,11 @@ def _masked(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return hidden * inside[:, None, :].to(hidden.dtype)
 
 
-def batch(maker: WindowMaker, size: int, seconds: float, preprocess: GigaamPreprocessorNumpy):
-    """Features, their lengths, targets and target lengths; a few windows hold no speech."""
-    made = [maker.silence(seconds) if index == 0 else maker.speech(seconds, 4) for index in range(size)]
+def batch(maker: WindowMaker, size: int, seconds: float, preprocess: GigaamPreprocessorNumpy, most: int = 4):
+    """Features, their lengths, targets and target lengths; one window holds no speech, the others up to `most`
+    sentences.
+    """
+    made = [maker.silence(seconds) if index == 0 else maker.speech(seconds, most) for index in range(size)]
     longest = max(len(window.audio) for window in made)
     waves = np.stack([np.pad(window.audio, (0, longest - len(window.audio))) for window in made])
     features, lengths = preprocess(waves, np.array([len(window.audio) for window in made]))
@@ -129,6 +143,11 @@ def export(model: Ctc, target: Path) -> None:
             opset_version=17,
             dynamo=False,
         )
+    describe(target)
+
+
+def describe(target: Path) -> None:
+    """The vocabulary and the configuration, which both forms share."""
     lines = ["▁ 0", *(f"{letter} {index + 1}" for index, letter in enumerate(LETTERS)), f"<blk> {BLANK}"]
     (target / "v3_vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = {"model_type": "gigaam", "version": "v3", "features_size": MELS, "subsampling_factor": 4}

@@ -69,6 +69,7 @@ STATUS: Mapping[str, int] = {
     "engine_missing": 500,
     "device_unavailable": 503,
     "out_of_memory": 503,
+    "model_too_large": 422,
     "engine_failed": 500,
     # the result
     "output": 500,

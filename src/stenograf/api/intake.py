@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -45,6 +45,7 @@ from stenograf.jobs.files import Incoming
 from stenograf.jobs.job import SHORT_SECONDS, SYNC_PRIORITY, Job, Lane, NewJob, guess_lane
 from stenograf.models import catalog
 from stenograf.models.catalog import CatalogEntry
+from stenograf.models.choice import AUTO
 
 MAX_JSON_BYTES = 256 * 1024
 """Of a request that names its recording by an address: room for the longest prompt in any spelling."""
@@ -165,8 +166,8 @@ def check_suffix(service: Service, filename: str) -> None:
 async def check(service: Service, parameters: Parameters) -> Checked:
     """Hold the options against the models and the network: may they be done here?
 
-    Raises `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `LanguageUnknownError`,
-    `OptionInvalidError`, `AddressRefusedError`.
+    Raises `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `ModelTooLargeError`,
+    `LanguageUnknownError`, `OptionInvalidError`, `AddressRefusedError`.
     """
     checked = await run_in_threadpool(_check, service, parameters)
     if parameters.webhook_url is not None:
@@ -292,11 +293,15 @@ def _name_in(url: str) -> str:
 def _check(service: Service, parameters: Parameters) -> Checked:
     options = dict(parameters.options)
     asked: str | None = options.get("model")
-    name, entry = _model(service, asked)
+    if (asked or service.settings.default_model).lower() == AUTO:
+        _can_choose(service, options)
+        name = AUTO
+    else:
+        name, entry = _model(service, asked)
+        if entry is not None:
+            _suits(entry, options)
     if asked is not None:
         options["model"] = name
-    if entry is not None:
-        _suits(entry, options)
     return Checked(replace(parameters, options=options), name)
 
 
@@ -308,12 +313,25 @@ def _model(service: Service, asked: str | None) -> tuple[str, CatalogEntry | Non
     except ModelNotInstalledError:
         entry = catalog.find(name)
         if entry is not None and not service.settings.offline:
+            service.reader.check_size(entry.name, entry.memory)
             return entry.name, entry  # the worker downloads it
         raise ModelNotInstalledError(
             f"The model {entry.name if entry else name} is not on this server, which downloads nothing.",
             "GET /api/v1/models lists those that are.",
         ) from None
+    service.reader.check_size(files.name, service.reader.size(files))
     return files.name, files.entry
+
+
+def _can_choose(service: Service, options: Mapping[str, Any]) -> None:
+    """Raises `ModelNotInstalledError` where no model could be chosen; a language that is not known may be any."""
+    language, task = options.get("language", service.settings.default_language), options.get("task", "transcribe")
+    if language in (None, "auto") and task == "transcribe":
+        with suppress(ModelNotInstalledError):
+            service.reader.choose(None)
+            return
+        language = "ru"  # what is here may read one language only
+    service.reader.choose(None if language == "auto" else language, task)
 
 
 def _suits(entry: CatalogEntry, options: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
@@ -22,6 +21,7 @@ from stenograf.api.service import Served, Service
 from stenograf.errors import ModelNotInstalledError, RequestInFlightError, StenografError, unexpected
 from stenograf.models import Installed, ModelStore, PullProgress, catalog
 from stenograf.models.catalog import CatalogEntry
+from stenograf.models.layout import files_of
 
 PATH = "/api/v1/models"
 
@@ -57,6 +57,9 @@ class ModelOut(Wire):
     damaged: bool = Field(description="Some of it is on this server; a pull mends it.")
     default: bool = Field(description="It is taken where none is named.")
     loaded: list[str] = Field(description="The workers that hold it in memory.", examples=[["worker-1"]])
+    held: int = Field(description="Bytes that it takes in all of them together, approximately.")
+    loads: int = Field(description="How often it was loaded since the service was started.")
+    evictions: int = Field(description="How often it left the memory since then.")
     pull: PullOut | None
 
 
@@ -226,7 +229,7 @@ def _all(service: Service, pulls: Pulls) -> dict[str, ModelOut]:
     default = service.default_model
     if default not in here and catalog.find(default) is None and (item := _elsewhere(service)):
         here[default] = item
-    held = {worker: {PurePath(name).name for name in names} for worker, names in dict(service.loaded).items()}
+    held = dict(service.loaded)
     latest = pulls.latest()
     entries = {entry.name: entry for entry in catalog.ENTRIES}
     return {
@@ -235,9 +238,9 @@ def _all(service: Service, pulls: Pulls) -> dict[str, ModelOut]:
             entries.get(name),
             here.get(name),
             default=name == default,
-            loaded=sorted(worker for worker, names in held.items() if name in names),
+            held={worker: models[name] for worker, models in held.items() if name in models},
             pull=latest.get(name),
-        )
+        ).model_copy(update={"loads": service.loads[name], "evictions": service.evictions[name]})
         for name in dict.fromkeys([*entries, *here])
     }
 
@@ -248,7 +251,7 @@ def _elsewhere(service: Service) -> Installed | None:
         files = service.models.resolve(service.settings.default_model, allow_path=True)
     except StenografError:
         return None
-    size = sum(path.stat().st_size for path in files.path.rglob("*") if path.is_file())
+    size = sum(files_of(files.path).values())
     return Installed(files.name, files.path, size, files.engine, files.source)
 
 
@@ -258,7 +261,7 @@ def _out(
     item: Installed | None,
     *,
     default: bool,
-    loaded: list[str],
+    held: Mapping[str, int],
     pull: Pull | None,
 ) -> ModelOut:
     return ModelOut(
@@ -275,7 +278,10 @@ def _out(
         installed=item is not None and not item.problem,
         damaged=item is not None and bool(item.problem),
         default=default,
-        loaded=loaded,
+        loaded=sorted(held),
+        held=sum(held.values()),
+        loads=0,
+        evictions=0,
         pull=_pull_out(pull) if pull else None,
     )
 

@@ -24,7 +24,9 @@ from stenograf.api.service import Served, Service
 from stenograf.errors import ModelNotInstalledError, StenografError
 from stenograf.jobs.files import RESERVE
 from stenograf.jobs.post import on_gpu
+from stenograf.languages import language_name
 from stenograf.models import catalog
+from stenograf.models.choice import AUTO
 
 CACHE_SECONDS = 1.0
 """How long an answer of `/ready` is good: however many ask, the service looks at itself once a second."""
@@ -223,8 +225,10 @@ def _workers(service: Service) -> Check:
 
 def _model(service: Service) -> Check:
     name, shown = service.settings.default_model, _shown_model(service)
-    if service.load_error:
-        return Check(ok=False, detail=f"{shown} could not be loaded ({service.load_error}).")
+    for model, code in dict(service.load_errors).items():
+        return Check(ok=False, detail=f"{model} could not be loaded ({code}).")
+    if name == AUTO:
+        return _auto(service)
     try:
         service.models.resolve(name, allow_path=True)
     except ModelNotInstalledError:
@@ -234,6 +238,13 @@ def _model(service: Service) -> Check:
     except StenografError as error:
         return Check(ok=False, detail=f"{shown} cannot be used ({error.code}).")
     return Check(ok=True, detail=f"{shown} is here.")
+
+
+def _auto(service: Service) -> Check:
+    language = service.settings.default_language or "ru"
+    choice = service.reader.choose(language)
+    where = "is here" if service.reader.is_here(choice.name) else "is downloaded at its first use"
+    return Check(ok=True, detail=f"auto: {choice.name} for {language_name(language)} {where}.")
 
 
 def _device(service: Service) -> Check:

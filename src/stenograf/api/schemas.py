@@ -169,6 +169,7 @@ class SegmentOut(Wire):
     avg_logprob: float | None
     no_speech_prob: float | None
     compression_ratio: float | None
+    uncertain: bool = Field(description="Worth checking by ear: the model was unsure, or a part was dropped.")
 
 
 class WarningOut(Wire):
@@ -187,6 +188,10 @@ class TranscriptOut(Wire):
     duration: float = Field(description="Seconds of audio that were read.")
     segments: list[SegmentOut]
     model: str
+    model_reason: str | None = Field(
+        description="Why `auto` chose it; null where it was named.",
+        examples=["chosen because it reads Russian on a GPU"],
+    )
     engine: str
     device: str
     compute_type: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Annotated
@@ -30,6 +31,7 @@ class Service:
         self.leases = runtime.leases
         self.files = runtime.files
         self.models = runtime.store
+        self.reader = runtime.reader
         self.keys = runtime.keys
         self.outbound = runtime.outbound
         self.metrics = Metrics(counts=self._counts)
@@ -42,10 +44,14 @@ class Service:
         """Name -> pid of the embedded workers that live, from any thread; None where they run elsewhere."""
         self.devices: dict[str, str] = {}
         """Model -> the device that it was last loaded on."""
-        self.loaded: dict[str, tuple[str, ...]] = {}
-        """Worker -> the models that it holds in memory, as it told last."""
-        self.load_error: str | None = None
-        """The code of the error that kept the default model from being loaded the last time."""
+        self.loaded: dict[str, Mapping[str, int]] = {}
+        """Worker -> the models that it holds in memory and the bytes that each takes, as it told last."""
+        self.loads: Counter[str] = Counter()
+        """Model -> how often it was loaded since the service was started."""
+        self.evictions: Counter[str] = Counter()
+        """Model -> how often it left the memory."""
+        self.load_errors: dict[str, str] = {}
+        """Model -> the code of the error that kept it from being loaded at the start of a worker."""
         self.in_flight: set[tuple[str, str]] = set()
         """Owner and idempotency key of the requests that are being received; for the event loop's thread only."""
 
@@ -77,14 +83,16 @@ class Service:
         if event["event"] == "job":
             self.watcher.changed(event["job"])
         elif event["event"] == "model_failed":
-            self.load_error = event["code"]
+            self.load_errors[PurePath(event["model"]).name] = event["code"]
         else:
             if event["event"] == "model_loaded":
                 self.devices[event["model"]] = event["device"]
-                if event["model"] == self.default_model:
-                    self.load_error = None
+                self.loads[event["model"]] += 1
+                self.load_errors.pop(event["model"], None)
+            elif event["event"] == "model_evicted":
+                self.evictions[event["model"]] += 1
             elif event["event"] == "worker_memory":
-                self.loaded[event["worker"]] = tuple(event.get("models", ()))
+                self.loaded[event["worker"]] = event.get("models", {})
             elif event["event"] == "worker_gone":
                 self.loaded.pop(event["worker"], None)
             self.metrics.observe(event)

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stenograf import formats as writing
 from stenograf import output as saving
-from stenograf.audio import missing
+from stenograf.audio import Source, missing
 from stenograf.cli.console import Reporter, printing, size
 from stenograf.cli.inputs import Recording, is_folder, targets
 from stenograf.cli.interrupts import Interrupts
@@ -24,9 +26,10 @@ from stenograf.errors import (
     StenografError,
     unexpected,
 )
-from stenograf.models import ModelFiles
 from stenograf.models.catalog import CatalogEntry
+from stenograf.models.choice import AUTO
 from stenograf.options import Options
+from stenograf.reader import BeforePull, Decision, rereadable
 from stenograf.runtime import Runtime
 from stenograf.transcriber import Transcriber
 from stenograf.transcript import Transcript
@@ -66,7 +69,9 @@ class Batch:
         self._recordings = recordings
         self._targets = targets(recordings, request.formats, output) if request.to_files else {}
         self._closed: dict[Path, OutputError] = {}
-        self._transcriber: Transcriber | None = None
+        self._model: str | None = None
+        self._before_pull: BeforePull | None = None
+        self._said = ""
         self._done = self._failed = self._skipped = 0
 
     def prepare(self, model: str | None, *, ask: bool) -> None:
@@ -78,11 +83,16 @@ class Batch:
         if not wanted:
             return
         self._check_folders(wanted)
-        files = _model(self._runtime, model, self._reporter, ask=ask)
-        with self._reporter.waiting(f"Loading {files.name}"):
-            self._transcriber = self._runtime.transcriber(files)
-        self._reporter.say(f"Model {files.name} on {self._transcriber.device}, {self._transcriber.compute_type}")
-        self._transcriber.check(self._request.options)
+        reader = self._runtime.reader
+        self._model = model or self._runtime.settings.default_model
+        self._before_pull = partial(self._allow_pull, ask=ask)
+        if self._model == AUTO:
+            return  # what is chosen depends on the recording
+        with self._reporter.pulling(self._model) as download:
+            files = reader.files(self._model, on_pull=download.update, before_pull=self._before_pull)
+        with self._reporter.waiting(f"Loading {files.name}"), reader.use(self._model) as transcriber:
+            transcriber.check(self._request.options)
+            self._say_model(transcriber)
 
     def run(self) -> int:
         """Transcribe; gives the exit status."""
@@ -105,8 +115,7 @@ class Batch:
             self._reporter.say(f"Stopped. {self._done} finished and kept{goes_on}")
             raise
         finally:
-            if self._transcriber is not None:
-                self._transcriber.close()
+            self._runtime.reader.close()
         if len(self._recordings) > 1:
             self._reporter.say(f"{self._done} done, {self._failed} failed, {self._skipped} there already")
         if self._skipped:
@@ -137,15 +146,7 @@ class Batch:
         for path in wanted.values():
             if path.parent in self._closed:
                 raise self._closed[path.parent]
-        assert self._transcriber is not None
-        with self._reporter.transcribing(item.shown, position) as shown:
-            transcript = self._transcriber.transcribe(
-                item.source,
-                self._request.options,
-                on_progress=shown.update,
-                cancelled=lambda: self._interrupts.pressed,
-                name=item.shown,
-            )
+        transcript = self._read(item, position)
         written = []
         for name, path in wanted.items():
             # Whoever wrote it meanwhile: without --force it is not ours to overwrite.
@@ -155,6 +156,42 @@ class Batch:
         self._done += 1
         where = f" -> {', '.join(str(path) for path in written)}" if written else ""
         self._reporter.finished(position + item.shown, transcript, where)
+
+    def _read(self, item: Recording, position: str) -> Transcript:
+        assert self._model is not None
+        reader = self._runtime.reader
+        how: dict[str, Any] = {"cancelled": lambda: self._interrupts.pressed, "name": item.shown}
+        with contextlib.ExitStack() as stack:
+            source: Source = item.source
+            decision = Decision(self._model, self._request.options)
+            if self._model == AUTO:
+                source, rewind = stack.enter_context(rereadable(source))
+                with self._reporter.pulling("the model") as download:
+                    decision = reader.decide(
+                        source, decision.options, on_pull=download.update, before_pull=self._before_pull, **how
+                    )
+                rewind()
+                with self._reporter.waiting(f"Loading {decision.model}"), reader.use(decision.model) as transcriber:
+                    self._say_model(transcriber)
+            shown = stack.enter_context(self._reporter.transcribing(item.shown, position))
+            return reader.read_as(decision, source, on_progress=shown.update, **how)
+
+    def _say_model(self, transcriber: Transcriber) -> None:
+        said = f"Model {transcriber.model} on {transcriber.device}, {transcriber.compute_type}"
+        if said != self._said:
+            self._said = said
+            self._reporter.say(said)
+
+    def _allow_pull(self, entry: CatalogEntry, *, ask: bool) -> None:
+        """Say that a model will be downloaded; a person is asked first where it is much."""
+        place = self._runtime.store.models_dir
+        if ask and entry.size > BIG_DOWNLOAD:
+            question = f"The model {entry.name} is not here yet. Download it ({size(entry.size)}) to {place}?"
+            if not click.confirm(question, default=True, err=True):
+                raise ModelNotInstalledError(
+                    f"The model {entry.name} was not downloaded.", "Choose another: stenograf models list."
+                )
+        self._reporter.say(f"Downloading the model {entry.name} ({size(entry.size)}) to {place}")
 
     def _is_wanted(self, item: Recording) -> bool:
         """Whether there is anything to do for a recording that could be read."""
@@ -204,20 +241,3 @@ def _is_there(item: Recording) -> bool:
     except OSError:
         return True
     return True
-
-
-def _model(runtime: Runtime, name: str | None, reporter: Reporter, *, ask: bool) -> ModelFiles:
-    """The model's files, downloaded with a bar where they lack; a person is asked first where it is much."""
-
-    def before_pull(entry: CatalogEntry) -> None:
-        if ask and entry.size > BIG_DOWNLOAD:
-            place = runtime.store.models_dir
-            question = f"The model {entry.name} is not here yet. Download it ({size(entry.size)}) to {place}?"
-            if not click.confirm(question, default=True, err=True):
-                raise ModelNotInstalledError(
-                    f"The model {entry.name} was not downloaded.", "Choose another: stenograf models list."
-                )
-        reporter.say(f"Downloading the model {entry.name} to {runtime.store.models_dir}")
-
-    with reporter.pulling(name or runtime.settings.default_model) as download:
-        return runtime.model_files(name, on_pull=download.update, before_pull=before_pull)

@@ -21,7 +21,8 @@ from rich.text import Text
 from stenograf import engines
 from stenograf._version import __version__
 from stenograf.cli.console import size
-from stenograf.errors import StenografError
+from stenograf.errors import EngineMissingError, StenografError
+from stenograf.models.choice import AUTO
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings, load
 
@@ -115,6 +116,8 @@ def _engines() -> Iterator[Finding]:
     for name in engines.ENGINES:
         try:
             devices = engines.engine(name).devices()
+        except EngineMissingError as error:  # an extra need not be there
+            yield Finding(f"engine {name}", None if name in engines.EXTRAS else False, error.message, error.hint)
         except StenografError as error:
             yield Finding(f"engine {name}", False, error.message, error.hint)
         else:
@@ -143,7 +146,7 @@ def _models(runtime: Runtime) -> Iterator[Finding]:
         if item.problem:
             hint = f"Run: stenograf models pull {item.name}" if item.entry else "Remove the folder, or complete it."
             yield Finding(f"model {item.name}", False, item.problem, hint)
-        elif unreadable := [file.name for file in item.path.rglob("*") if not os.access(file, os.R_OK)]:
+        elif unreadable := [file.name for file in (item.path, *item.path.rglob("*")) if not os.access(file, os.R_OK)]:
             text = f"{', '.join(unreadable)} in {item.path} may not be read by this user"
             yield Finding(f"model {item.name}", False, text, "Change the permissions.")
         elif item.entry is not None and item.bytes < item.entry.size * USUAL_SHARE:
@@ -156,6 +159,8 @@ def _models(runtime: Runtime) -> Iterator[Finding]:
 
 def _default_model(runtime: Runtime) -> Finding:
     name = runtime.settings.default_model
+    if name == AUTO:
+        return _auto(runtime)
     try:
         files = runtime.store.resolve(name, allow_path=True)
     except StenografError as error:
@@ -168,6 +173,21 @@ def _default_model(runtime: Runtime) -> Finding:
             f"Run: stenograf models pull {name}" if known else error.hint,
         )
     return Finding("default model", True, f"{name}, in {files.path}")
+
+
+def _auto(runtime: Runtime) -> Finding:
+    reader, told, hint, fine = runtime.reader, [], "", True
+    for purpose, language in (("Russian", "ru"), ("other languages", None)):
+        try:
+            choice = reader.choose(language)
+        except StenografError as error:
+            told.append(f"nothing for {purpose}")
+            hint, fine = hint or f"{error.message} {error.hint}", False
+            continue
+        where = "here" if reader.is_here(choice.name) else "downloaded at its first use"
+        told.append(f"{choice.name} for {purpose} ({where})")
+        hint = hint or choice.second_best
+    return Finding("default model", (True if not hint else None) if fine else False, f"auto: {', '.join(told)}", hint)
 
 
 def _disk(models_dir: Path) -> Finding:

@@ -15,6 +15,7 @@ import click
 
 from stenograf import logs
 from stenograf.errors import ModelNotInstalledError, SettingInvalidError
+from stenograf.models.choice import AUTO
 from stenograf.settings import LoadedSettings, Settings, load
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     from stenograf.api.app import create_app
     from stenograf.api.patience import PatientProtocol
     from stenograf.api.service import Service
+    from stenograf.jobs.post import posts
     from stenograf.keys import check_exposure
     from stenograf.runtime import Runtime
 
@@ -86,7 +88,7 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     for warning in warnings:
         log.warning("%s", warning)
     _take_all_descriptors()
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, processes=len(posts(settings, hinted=True)))
     runtime.database.migrate()
     check_exposure(settings, runtime.keys)
     _expect_model(runtime)
@@ -134,6 +136,8 @@ def _expect_model(runtime: Runtime) -> None:
     """A default model that nobody can have is a mistake of whoever starts the service, and not of its first client."""
     name = runtime.settings.default_model
     try:
+        if name == AUTO:
+            name = runtime.reader.choose(runtime.settings.default_language or "ru").name
         runtime.store.resolve(name, allow_path=True)
     except ModelNotInstalledError as error:
         if runtime.settings.offline:

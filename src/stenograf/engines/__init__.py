@@ -20,8 +20,12 @@ from stenograf.options import Task
 ENGINES = {
     "faster-whisper": "stenograf.engines.faster_whisper",
     "onnx-asr": "stenograf.engines.onnx_asr",
+    "openai-whisper": "stenograf.engines.openai_whisper",
 }
 """Engine name -> its module."""
+
+EXTRAS = frozenset({"openai-whisper"})
+"""Engines whose libraries are not installed unless they are asked for: `pip install 'stenograf[NAME]'`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,22 @@ def count() -> int:
     return number.value
 
 
+def present() -> bool:
+    """Whether there is a GPU with its driver, asked without opening any library where the system tells."""
+    return count() > 0 if _WINDOWS else Path("/proc/driver/nvidia/gpus").exists()
+
+
+def memory(index: int = 0) -> int | None:
+    """Bytes of memory of a GPU; None where the driver does not tell."""
+    if count() <= index:
+        return None
+    driver = ctypes.CDLL(DRIVER)
+    device, size = ctypes.c_int(), ctypes.c_size_t()
+    if driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device):
+        return None
+    return size.value
+
+
 def open_cublas() -> bool:
     """Open cuBLAS, the system's or the one that pip installed; once it is open, CTranslate2 finds it by its name."""
     package = find_spec("nvidia.cublas") if find_spec("nvidia") else None

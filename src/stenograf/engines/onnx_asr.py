@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stenograf.audio import SAMPLE_RATE
+from stenograf.audio import SAMPLE_RATE, Samples
 from stenograf.chunk import Chunk, ChunkResult
 from stenograf.engines import Capabilities, choose_device, cuda, missing
 from stenograf.errors import (
@@ -26,12 +26,21 @@ from stenograf.transcript import Segment, Word
 
 if TYPE_CHECKING:
     from onnx_asr.adapters import TimestampedResultsAsrAdapter
+    from onnx_asr.asr import TimestampedResult
 
 MAX_CHUNK_SECONDS = 20.0
 """Longer input fails in some exports (GigaAM was trained on 25 s at most)."""
 
+LENGTHS = {"cpu": tuple(range(1, 21)), "cuda": (5, 10, 15, 20)}
+"""Seconds that a chunk is filled up to, with silence that the model is told to pass over: each new length costs memory
+that does not come back, on a GPU hundreds of MB (GigaAM's issue 68), and less than a window of the features breaks some
+models."""
+
 MIN_SAMPLES = SAMPLE_RATE // 10
-"""What is shorter is filled up with silence."""
+"""A shorter wave counts as so long."""
+
+BATCH = {"cpu": 2, "cuda": 16}
+"""Chunks that go through the network together, at most: `benchmarks/engines.py` has the figures."""
 
 FRAME_SECONDS = 0.04
 """Step of the token times of GigaAM and FastConformer models: a token lasts at least as long."""
@@ -100,6 +109,7 @@ class LoadedOnnxModel:
 
     def __init__(self, adapter: TimestampedResultsAsrAdapter, variant: str, device: str, compute_type: str) -> None:
         self._adapter: TimestampedResultsAsrAdapter | None = adapter
+        self._kind = device.partition(":")[0]
         self.device = device
         self.compute_type = compute_type
         languages = next((found for name, found in _LANGUAGES.items() if variant.startswith(name)), None)
@@ -116,27 +126,69 @@ class LoadedOnnxModel:
         raise OptionInvalidError("This model does not detect languages.", "Name the language with --language.")
 
     def transcribe(self, chunks: Iterable[Chunk]) -> Generator[ChunkResult]:
-        """Each chunk's result, in order, one after the other; ONNX Runtime uses all cores for each."""
-        for chunk in chunks:
-            yield self._transcribe_chunk(chunk)
+        """Each chunk's result, in order; several go through the network together, and use all cores.
+
+        The first goes alone, so that its text is there soon; then batches grow to `BATCH`.
+        """
+        for batch in _batches(chunks, BATCH[self._kind]):
+            yield from self._transcribe_batch(batch)
 
     def close(self) -> None:
         """Give the memory back."""
         self._adapter = None
 
-    def _transcribe_chunk(self, chunk: Chunk) -> ChunkResult:
-        if self._adapter is None:
+    def _transcribe_batch(self, batch: list[Chunk]) -> Iterator[ChunkResult]:
+        adapter = self._adapter
+        if adapter is None:
             raise EngineFailedError("The model has been closed.", "Load it again.")
-        # Less than a window of the features breaks some models.
-        audio = np.pad(chunk.audio, (0, max(0, MIN_SAMPLES - len(chunk.audio))))
+        waves, lengths = _filled([chunk.audio for chunk in batch], LENGTHS[self._kind])
         with _errors():
-            result = self._adapter.recognize(audio, sample_rate=SAMPLE_RATE, language=chunk.options.language)
+            # What `recognize` does, but for the length that the waves are filled up to.
+            waves, lengths = adapter.resampler(waves, lengths, SAMPLE_RATE)
+            language = batch[0].options.language
+            found = list(adapter.asr.recognize_batch(waves, lengths, need_logprobs="yes", language=language))
+        for chunk, result in zip(batch, found, strict=True):
+            yield self._result(chunk, result)
+
+    def _result(self, chunk: Chunk, result: TimestampedResult) -> ChunkResult:
         words = _words(result.tokens or [], result.timestamps or [], result.logprobs, chunk)
         segments = tuple(_segments(words, keep_words=chunk.options.word_timestamps))
         language = chunk.options.language
         if language is None and self.capabilities.languages and len(self.capabilities.languages) == 1:
             (language,) = self.capabilities.languages
         return ChunkResult(chunk.index, chunk.start, chunk.end, segments, language)
+
+
+def _batches(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
+    """Chunks that may go together: of one language. What was drawn before the source fails is handed out still."""
+    batch: list[Chunk] = []
+    size = 1
+    failure: Exception | None = None
+    source = iter(chunks)
+    while True:
+        try:
+            chunk = next(source, None)
+        except Exception as error:
+            chunk, failure = None, error
+        if batch and (chunk is None or len(batch) == size or chunk.options.language != batch[0].options.language):
+            yield batch
+            batch, size = [], min(2 * size, most)
+        if failure is not None:
+            raise failure
+        if chunk is None:
+            return
+        batch.append(chunk)
+
+
+def _filled(waves: list[Samples], seconds: tuple[int, ...]) -> tuple[Any, Any]:
+    """Waves filled up with silence to one of the lengths, shape (waves, samples), and their own lengths in samples."""
+    lengths = np.array([len(wave) for wave in waves], np.int64)
+    longest = int(lengths.max())
+    target = next((n * SAMPLE_RATE for n in seconds if n * SAMPLE_RATE >= longest), longest)
+    filled = np.zeros((len(waves), target), np.float32)
+    for row, wave in zip(filled, waves, strict=True):
+        row[: len(wave)] = wave
+    return filled, np.maximum(lengths, MIN_SAMPLES)
 
 
 def _words(tokens: list[str], times: list[float], logprobs: list[float] | None, chunk: Chunk) -> list[Word]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
+from stenograf.engines import cuda
 from stenograf.jobs.job import LANES, Lane
 from stenograf.settings import Settings
 
 RECYCLE = 75
 """Exit status of a worker that wants to be replaced by a fresh one; sysexits calls it a temporary failure."""
+
+REST = 76
+"""Exit status of a worker whose models went after a time without use: the fresh one loads none until it is asked."""
 
 HUNG = 70
 """Exit status of a worker that found itself hung."""
@@ -71,6 +74,4 @@ def _shares(total: int, parts: int) -> list[int]:
 
 def on_gpu(settings: Settings) -> bool:
     """Whether the models will likely run on a GPU; asked without loading an engine."""
-    if settings.device != "auto":
-        return settings.device.startswith("cuda")
-    return Path("/proc/driver/nvidia/gpus").exists()
+    return cuda.present() if settings.device == "auto" else settings.device.startswith("cuda")

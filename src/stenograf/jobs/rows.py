@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import RowMapping
 
 from stenograf.jobs.job import Job, JobError
-from stenograf.transcript import Segment
+from stenograf.transcript import Segment, TranscriptWarning
 
 if TYPE_CHECKING:
     from stenograf.chunk import ChunkResult
@@ -44,9 +44,11 @@ def chunk_to(chunk: ChunkResult) -> dict[str, Any]:
                 "avg_logprob": s.avg_logprob,
                 "no_speech_prob": s.no_speech_prob,
                 "compression_ratio": s.compression_ratio,
+                "uncertain": s.uncertain,
             }
             for s in chunk.segments
         ],
+        "warnings": [warning.to_dict() for warning in chunk.warnings],
     }
 
 
@@ -61,4 +63,5 @@ def chunk_from(data: Mapping[str, Any]) -> ChunkResult:
         segments=tuple(Segment.from_dict(segment) for segment in data["segments"]),
         language=data["language"],
         language_probability=data["language_probability"],
+        warnings=tuple(TranscriptWarning(**warning) for warning in data.get("warnings", ())),
     )

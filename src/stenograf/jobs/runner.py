@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from stenograf.jobs.keeping import Keeping
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.outbound import Outbound
 from stenograf.options import Options
+from stenograf.reader import Reader
 from stenograf.transcriber import Progress, Transcriber
 from stenograf.transcript import Transcript
 
@@ -34,8 +34,9 @@ FETCH_SECONDS = 3600.0
 class Models(Protocol):
     """Where a runner gets its models and options from; `Runtime` is one."""
 
-    def use(self, name: str | None, headway: Callable[[], None]) -> AbstractContextManager[Transcriber]:
-        """A loaded model, by name or the default one, for the length of a `with`."""
+    @property
+    def reader(self) -> Reader:
+        """What reads."""
         ...
 
     def options_of(self, asked: Mapping[str, Any]) -> Options:
@@ -214,9 +215,9 @@ class Runner:
         if job.lane == "short" and (length or _least_seconds(job)) > SHORT_SECONDS:
             raise _Moved
         keeping.learn(stage="loading")
-        with self._models.use(job.options.get("model"), keeping.headway) as transcriber:
-            before = self._leases.chunks(claim) if claim.attempt > 1 else []
-            transcriber.check(options)
+        before = self._leases.chunks(claim) if claim.attempt > 1 else []
+
+        def on_model(transcriber: Transcriber) -> None:
             keeping.learn(
                 stage="transcribing",
                 model=transcriber.model,
@@ -225,25 +226,32 @@ class Runner:
                 compute_type=transcriber.compute_type,
             )
 
-            def on_chunk(chunk: ChunkResult) -> None:
-                done = chunk.end / length if length else job.progress
-                keeping.keep(
-                    chunk, progress=min(done, 0.999), **({"language": chunk.language} if chunk.language else {})
-                )
-                if self._lets_short_in and job.lane == "long":
-                    self._let_short_in(keeping)
+        def on_chunk(chunk: ChunkResult) -> None:
+            done = chunk.end / length if length else job.progress
+            keeping.keep(chunk, progress=min(done, 0.999), **({"language": chunk.language} if chunk.language else {}))
+            if self._lets_short_in and job.lane == "long":
+                self._let_short_in(keeping)
 
-            return transcriber.transcribe(
-                path,
-                options,
-                on_chunk=on_chunk,
-                on_progress=lambda progress: self._progress(keeping, progress),
-                cancelled=lambda: self._asked_to_stop(keeping),
-                draining=self._stopping.is_set,
-                longest=self._limits.duration,
-                done=before,
-                name=job.filename,
-            )
+        def headway() -> None:
+            """Of a download, and of the wait for room in the memory."""
+            if self._asked_to_stop(keeping) or self._stopping.is_set():
+                raise CancelledError("The transcription was cancelled.", "Start it again when you want it.")
+
+        return self._models.reader.read(
+            path,
+            options,
+            model=job.options.get("model"),
+            earlier=job.model,
+            on_model=on_model,
+            headway=headway,
+            on_chunk=on_chunk,
+            on_progress=lambda progress: self._progress(keeping, progress),
+            cancelled=lambda: self._asked_to_stop(keeping),
+            draining=self._stopping.is_set,
+            longest=self._limits.duration,
+            done=before,
+            name=job.filename,
+        )
 
     def _let_short_in(self, keeping: Keeping) -> None:
         try:

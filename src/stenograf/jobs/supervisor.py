@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -20,7 +20,7 @@ from stenograf.jobs import dispatch
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.job import LANES
 from stenograf.jobs.lease import Leases
-from stenograf.jobs.post import HUNG, RECYCLE, Post
+from stenograf.jobs.post import HUNG, RECYCLE, REST, Post
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._hands: dict[str, _Hand] = {}
         self._pauses: dict[str, float] = {}
+        self._resting: dict[str, bool] = {}
         self._due: dict[str, float] = {}
         self._filled = 0.0
         self._lock = threading.Lock()
@@ -197,12 +198,13 @@ class Supervisor:
         hand.process.join()
         self._listen(hand)
         status = hand.process.exitcode
-        reason = {0: "stopped", RECYCLE: "recycled", HUNG: "hung"}.get(status or 0, "crashed")
+        reason = {0: "stopped", RECYCLE: "recycled", REST: "recycled", HUNG: "hung"}.get(status or 0, "crashed")
         if reason in ("crashed", "hung"):
             log.error("worker %s %s", hand.post.name, reason, extra={"status": status})
         with self._lock:
             del self._hands[hand.post.name]
             hand.pipe.close()
+        self._resting[hand.post.name] = status == REST
         self._release(hand, blame=reason != "recycled")
         self._tell({"event": "worker_gone", "worker": hand.post.name, "reason": reason})
         young = time.monotonic() - hand.born < YOUNG_SECONDS and reason == "crashed"
@@ -222,7 +224,7 @@ class Supervisor:
         for post in self._posts:
             due = post.name not in self._hands and time.monotonic() >= self._due.get(post.name, 0.0)
             if due and (not post.on_demand or self._leases.waiting(post.lanes, suspects=post.suspects)):
-                self._hire(post)
+                self._hire(replace(post, preload=False) if self._resting.get(post.name) else post)
 
 
 @contextlib.contextmanager

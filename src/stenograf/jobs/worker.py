@@ -13,6 +13,7 @@ import time
 import wave
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import PurePath
 from typing import Protocol
 
 import psutil
@@ -25,7 +26,7 @@ from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.outbound import Outbound
-from stenograf.jobs.post import HUNG, RECYCLE, Post
+from stenograf.jobs.post import HUNG, RECYCLE, REST, Post
 from stenograf.jobs.runner import Limits, Models, Runner
 from stenograf.options import Options
 from stenograf.settings import Settings
@@ -47,6 +48,10 @@ IDLE_SECONDS = 120.0
 QUARANTINE_SECONDS = 5.0
 """The same for the one that takes suspects: they are rare, and have had their rest when it is started."""
 
+KEPT_BYTES = 400_000_000
+"""A worker without a model that still takes so much more than at its start is replaced: libraries keep memory, and only
+the end of a process surely gives it back."""
+
 TRIM_SECONDS = 0.9
 """Without work for so long, a worker gives memory that was freed back to the system."""
 
@@ -55,8 +60,6 @@ class Equipment(Models, Protocol):
     """What a worker works with; `Runtime` is one."""
 
     settings: Settings
-    on_load: Callable[[str, float, str], None]
-    """Told of each model that was loaded: its name, the seconds that it took, and where it runs."""
 
     @property
     def leases(self) -> Leases: ...
@@ -64,13 +67,6 @@ class Equipment(Models, Protocol):
     def files(self) -> FileStore: ...
     @property
     def outbound(self) -> Outbound: ...
-    def loaded(self) -> list[str]:
-        """The models in memory."""
-        ...
-
-    def is_here(self, name: str | None) -> bool:
-        """Whether a model, or the default one, is on this machine."""
-        ...
 
 
 class Worker:
@@ -89,6 +85,8 @@ class Worker:
         self._used = time.monotonic()
         self._has_worked = False
         self._recycle = False
+        self._rest = False
+        self._at_start = psutil.Process().memory_info().rss
         self._ended = threading.Event()
         self._preloading = threading.Thread(target=self._preload, daemon=True, name="preload")
         self._wakers = [threading.Event() for _ in range(post.slots)]
@@ -121,7 +119,7 @@ class Worker:
             if self._ended.is_set():
                 for thread in threads:
                     thread.join(SIGN_SECONDS)
-        return RECYCLE if self._recycle else 0
+        return REST if self._rest else RECYCLE if self._recycle else 0
 
     @property
     def is_loading(self) -> bool:
@@ -170,10 +168,13 @@ class Worker:
                 waker.set()
 
     def _show_signs(self) -> None:
+        held = {PurePath(model.name).name: model.size for model in self._runtime.reader.loaded()}
         taken = psutil.Process().memory_info().rss
-        self._uplink.tell(
-            {"event": "worker_memory", "worker": self._post.name, "bytes": taken, "models": self._runtime.loaded()}
-        )
+        self._uplink.tell({"event": "worker_memory", "worker": self._post.name, "bytes": taken, "models": held})
+        if gone := self._runtime.reader.close_idle():
+            allocation.give_back()
+            log.info("%s left the memory: nobody used it for a while", ", ".join(gone))
+            self._rest_if_memory_is_kept()
         if self._working:
             return
         idle = time.monotonic() - self._used
@@ -185,6 +186,13 @@ class Worker:
             log.info("nothing to do: this worker ends until it is needed again")
             self.stop()
 
+    def _rest_if_memory_is_kept(self) -> None:
+        kept = psutil.Process().memory_info().rss - self._at_start
+        if kept > KEPT_BYTES and not self._runtime.reader.loaded() and not self._working:
+            log.info("%d MB did not come back: a fresh worker takes over", kept // 1_000_000)
+            self._rest = True
+            self.stop()
+
     def _watch_memory(self) -> None:
         taken = psutil.Process().memory_info().rss
         if taken > self._memory and not self._recycle:
@@ -194,17 +202,20 @@ class Worker:
             self._recycle = True
 
     def _preload(self) -> None:
-        try:
-            if not self._runtime.is_here(None):
-                return  # it is fetched when someone wants it
-            with self._runtime.use(None, lambda: None) as transcriber:
-                for vad in (True, False):  # the first pass through each library takes its time: better now
-                    transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
-                log.info("the model %s is loaded", self._runtime.settings.default_model)
-            self._used, self._has_worked = time.monotonic(), True
-        except StenografError as error:  # it will be said again, to whoever asks for the model
-            log.warning("the default model is not ready: %s", error)
-            self._uplink.tell({"event": "model_failed", "code": error.code})
+        reader = self._runtime.reader
+        for name in reader.needed_first():
+            try:
+                if not reader.is_here(name):
+                    log.info("the model %s is not here: it is fetched when someone wants it", name)
+                    continue
+                with reader.use(name) as transcriber:
+                    for vad in (True, False):  # the first pass through each library takes its time: better now
+                        transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
+                    log.info("the model %s is loaded", name)
+                self._used, self._has_worked = time.monotonic(), True
+            except StenografError as error:  # it will be said again, to whoever asks for the model
+                log.warning("the model %s is not ready: %s", name, error)
+                self._uplink.tell({"event": "model_failed", "model": name, "code": error.code})
 
     def _hung(self) -> None:
         log.critical("no headway for %g s: this worker is hung and ends itself", self._runtime.settings.stall)
@@ -242,8 +253,11 @@ def main(pipe: Connection, post: Post, runtime: Equipment) -> None:
             stop()
 
     uplink = Uplink(pipe, on_hint=hints.set, on_gone=end)
-    runtime.on_load = lambda name, seconds, device: uplink.tell(
+    runtime.reader.on_load = lambda name, seconds, device: uplink.tell(
         {"event": "model_loaded", "model": name, "seconds": seconds, "device": device}
+    )
+    runtime.reader.on_evict = lambda name, reason: uplink.tell(
+        {"event": "model_evicted", "model": PurePath(name).name, "reason": reason}
     )
     worker = Worker(post, runtime, uplink, hints)
     stops.append(worker.stop)

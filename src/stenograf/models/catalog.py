@@ -9,7 +9,8 @@ Pure data. Sources, looked up in November 2026:
 - licences: the model cards. Systran's conversions and the distilled models are MIT as Whisper is, GigaAM is
   MIT since December 2024, NVIDIA's models are CC-BY-4.0, Vosk and T-one Apache-2.0;
 - memory: the weights in the form in which they are loaded (int8 for faster-whisper on a CPU, the file's own
-  precision for onnx-asr) and what a running engine adds. An estimate, for choosing a model.
+  precision for onnx-asr, float32 for openai-whisper) and what a running engine adds. An estimate, for choosing a model;
+- addresses of openai-whisper's `.pt` files, which hold their sha256: `whisper/__init__.py` (20250625, MIT).
 
 onnx-asr's `whisper-base` leads to `base`: the same weights, in the engine that also gives timestamps.
 """
@@ -25,7 +26,7 @@ from stenograf.languages import WHISPER_LANGUAGES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-EngineName = Literal["faster-whisper", "onnx-asr"]
+EngineName = Literal["faster-whisper", "onnx-asr", "openai-whisper"]
 Task = Literal["transcribe", "translate"]
 
 _MB = 10**6
@@ -48,11 +49,11 @@ class CatalogEntry:
     """A model that can be downloaded by its name."""
 
     name: str
-    """Also the name of its folder in the models directory."""
+    """Also the name of its folder in the models directory, and of the file itself for openai-whisper."""
 
     engine: EngineName
     repo: str
-    """Repository on the hub."""
+    """Repository on the hub; empty where `url` says where the model is."""
 
     files: tuple[str, ...]
     """Patterns (one path segment each) of the files without which the model cannot be loaded."""
@@ -80,6 +81,14 @@ class CatalogEntry:
 
     quantization: str | None = None
     """What `onnx_asr.load_model` wants as `quantization`: None for the full precision."""
+
+    url: str | None = None
+    """Of a model that is one file and on no hub: where it lies. The second-last part is the file's sha256."""
+
+    @property
+    def sha256(self) -> str | None:
+        """The hash of the file at `url`."""
+        return self.url.split("/")[-2] if self.url else None
 
 
 def _whisper(
@@ -204,7 +213,7 @@ _PARAKEET_V2 = _onnx(
     onnx_type="nemo-parakeet-tdt-0.6b-v2", aliases=("parakeet-v2",),
 )  # fmt: skip
 
-ENTRIES: tuple[CatalogEntry, ...] = (
+_ON_HUB: tuple[CatalogEntry, ...] = (
     _whisper("tiny", "Systran/faster-whisper-tiny", 78, 250, "the quickest Whisper, and the least accurate"),
     _english("tiny.en", "Systran/faster-whisper-tiny.en", 78, 250, "tiny for English only"),
     _whisper("base", "Systran/faster-whisper-base", 148, 350, "quick; good for clear speech"),
@@ -322,11 +331,58 @@ ENTRIES: tuple[CatalogEntry, ...] = (
     ),
 )  # fmt: skip
 
+_OPENAI = "https://openaipublic.azureedge.net/main/whisper/models"
+
+# Name of the same model on the hub, sha256, MB to download, MB of memory, name of the file if it is another, aliases.
+_PT = (
+    ("tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9", 76, 500),
+    ("tiny.en", "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03", 76, 500),
+    ("base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e", 145, 700),
+    ("base.en", "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead", 145, 700),
+    ("small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794", 484, 1_400),
+    ("small.en", "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872", 484, 1_400),
+    ("medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1", 1_530, 3_500),
+    ("medium.en", "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f", 1_530, 3_500),
+    ("large-v1", "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a", 3_090, 6_800),
+    ("large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524", 3_090, 6_800),
+    ("large-v3", "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb", 3_090, 6_800, "large-v3", "large"),
+    (
+        "turbo",
+        "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a",
+        1_620,
+        3_700,
+        "large-v3-turbo",
+        "turbo",
+    ),
+)
+
+
+def _pt(of: str, sha256: str, size: int, memory: int, file: str = "", *aliases: str) -> CatalogEntry:
+    """The same weights in OpenAI's own form."""
+    same = next(entry for entry in _ON_HUB if entry.name == of)
+    name = f"{file or of}.pt"
+    return replace(
+        same,
+        name=name,
+        engine="openai-whisper",
+        repo="",
+        files=(name,),
+        optional=(),
+        size=size * _MB,
+        memory=memory * _MB,
+        description=f"{of} as OpenAI publishes it, for the extra openai-whisper",
+        aliases=tuple(f"{alias}.pt" for alias in aliases),
+        url=f"{_OPENAI}/{sha256}/{name}",
+    )
+
+
+ENTRIES: tuple[CatalogEntry, ...] = (*_ON_HUB, *(_pt(*facts) for facts in _PT))
+
 
 def _index(entries: Iterable[CatalogEntry]) -> dict[str, CatalogEntry]:
     entries = tuple(entries)
     repos = [entry.repo.lower() for entry in entries]
-    index = {entry.repo.lower(): entry for entry in entries if repos.count(entry.repo.lower()) == 1}
+    index = {entry.repo.lower(): entry for entry in entries if entry.repo and repos.count(entry.repo.lower()) == 1}
     for entry in entries:
         index |= {name.lower(): entry for name in (entry.name, *entry.aliases)}
     return index

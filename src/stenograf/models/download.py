@@ -1,4 +1,5 @@
-"""From the hub to a folder: what a repository holds, and its files, resumed and verified.
+"""From the hub to a folder: what a repository holds, and its files, resumed and verified. A file of which a web address
+and the sha256 are known comes the same way.
 
 The listing and the HTTP session are huggingface_hub's, so its proxies and certificates hold here too. The
 bytes are written here: that library (2.4) throws a broken download away instead of going on with it, and its
@@ -54,9 +55,12 @@ class Plan:
 
     repo: str
     revision: str
-    """The commit: what the listing says holds for the files too, whatever is pushed there meanwhile."""
+    """The commit: what the listing says holds for the files too, whatever is pushed there meanwhile. Empty where the
+    model is on no hub."""
 
     files: tuple[HubFile, ...]
+    address: str
+    """The path of a file, put behind it, makes the file's web address."""
 
     @property
     def size(self) -> int:
@@ -78,6 +82,8 @@ class Hub:
     def plan(self, entry: CatalogEntry) -> Plan:
         """The files of a model, as they are on the hub now."""
         api = self._api()
+        if entry.url is not None and entry.sha256 is not None:
+            return self._plan_of_file(entry.name, entry.url, entry.sha256)
         with _explained(entry.repo, self.endpoint):
             info = api.model_info(entry.repo, revision="main", files_metadata=True, timeout=_timeout())
             revision = info.sha or "main"
@@ -91,7 +97,7 @@ class Hub:
                 f"{entry.repo} on {self.endpoint} has no {', '.join(lacking)}.",
                 "If HF_ENDPOINT names a mirror, it is not complete: try without it.",
             )
-        return Plan(entry.repo, revision, files)
+        return Plan(entry.repo, revision, files, f"{self.endpoint}/{entry.repo}/resolve/{revision}/")
 
     def fetch(self, plan: Plan, file: HubFile, folder: Path, on_bytes: OnBytes) -> None:
         """Download one file into `folder`; what an earlier try left there is gone on with."""
@@ -102,14 +108,15 @@ class Hub:
         # The content's hash is in the name: of another version nothing is gone on with.
         part = folder / f"{file.path}.{file.digest[:12]}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("a+b") as out, _explained(plan.repo, self.endpoint):
+        server = self.endpoint if plan.revision else _server(plan.address)
+        with part.open("a+b") as out, _explained(plan.repo, server, is_hub=bool(plan.revision)):
             content = _Content(out, file, on_bytes)
-            self._fetch_rest(f"{self.endpoint}/{plan.repo}/resolve/{plan.revision}/{file.path}", content)
+            self._fetch_rest(f"{plan.address}{file.path}", content)
             digest = content.digest()
         if digest != file.digest:
             part.unlink()  # nothing of it can be trusted
             raise DownloadFailedError(
-                f"What came as {file.path} of {plan.repo} is not what {self.endpoint} announced: its hash differs.",
+                f"What came as {file.path} of {plan.repo} is not what {server} announced: its hash differs.",
                 "Nothing was installed. Pull again; if that ends so too, suspect the mirror or the proxy.",
             )
         part.replace(target)
@@ -135,7 +142,7 @@ class Hub:
 
         # Compressed on the way, the bytes could be neither counted nor gone on with.
         headers = {"user-agent": f"stenograf/{__version__}", "accept-encoding": "identity"}
-        if self._token:
+        if self._token and url.startswith(f"{self.endpoint}/"):
             headers["authorization"] = f"Bearer {self._token}"
         if content.size:
             headers["range"] = f"bytes={content.size}-"
@@ -149,6 +156,19 @@ class Hub:
             for piece in response.iter_bytes():  # as they come: gathered ones would be lost with the connection
                 content.write(piece)
         content.expect_complete()
+
+    def _plan_of_file(self, name: str, url: str, sha256: str) -> Plan:
+        from huggingface_hub import get_session, hf_raise_for_status
+
+        headers = {"user-agent": f"stenograf/{__version__}", "accept-encoding": "identity"}
+        with _explained(name, _server(url), is_hub=False):
+            response = get_session().head(url, headers=headers, timeout=_timeout(), follow_redirects=True)
+            hf_raise_for_status(response)
+        size = str(response.headers.get("content-length", ""))
+        if not size.isdecimal():
+            raise DownloadFailedError(f"{_server(url)} does not say how long {name} is.", _BY_HAND)
+        file = url.rsplit("/", 1)[1]
+        return Plan(name, "", (HubFile(file, int(size), sha256),), url.removesuffix(file))
 
     def _hub_file(self, repo: str, revision: str, sibling: Any) -> HubFile:
         size, lfs = sibling.size, sibling.lfs
@@ -302,8 +322,16 @@ def _transport_error() -> type[Exception]:
     return errors.HTTPError  # type: ignore[attr-defined]
 
 
+_BY_HAND = "Get the file from another machine and put it into the models folder: its hash is checked there."
+
+
+def _server(url: str) -> str:
+    address = urlsplit(url)
+    return f"{address.scheme}://{address.netloc}"
+
+
 @contextmanager
-def _explained(repo: str, endpoint: str) -> Iterator[None]:
+def _explained(repo: str, endpoint: str, *, is_hub: bool = True) -> Iterator[None]:
     """The errors of the HTTP library in words that help."""
     try:
         yield
@@ -311,6 +339,8 @@ def _explained(repo: str, endpoint: str) -> Iterator[None]:
         status = _status_of(error)
         if status is None:
             raise _unreachable(endpoint, error) from error
+        if not is_hub:
+            raise DownloadFailedError(f"{endpoint} does not give {repo} (HTTP {status}).", _BY_HAND) from error
         raise _refused(repo, endpoint, status) from error
     except ConnectionError as error:  # such as huggingface_hub's OfflineModeIsEnabled
         raise _unreachable(endpoint, error) from error

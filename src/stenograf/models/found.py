@@ -1,4 +1,4 @@
-"""A model's folder, examined: can it be loaded, and is it still what was downloaded?"""
+"""A model's place, examined: can it be loaded, and is it still what was downloaded?"""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from stenograf.errors import ModelDamagedError, ModelUnknownError
+from stenograf.models import catalog
 from stenograf.models.download import Plan, digest_of
-from stenograf.models.layout import Layout, detect, files_of, read_json, snapshot
+from stenograf.models.layout import Layout, detect, file_in, files_of, is_weights, read_json, snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stenograf.models.catalog import CatalogEntry, EngineName
 
-Source = Literal["models folder", "hub cache", "path"]
+Source = Literal["models folder", "hub cache", "whisper cache", "path"]
 
 MANIFEST = "stenograf.json"
 """Lies beside the files of a downloaded model and says what they are and what their hashes should be."""
@@ -29,6 +30,8 @@ class ModelFiles:
     name: str
     engine: EngineName
     path: Path
+    """Its folder, or its `.pt` file."""
+
     onnx_type: str | None
     """What `onnx_asr.load_model` wants as `model`; None for other engines."""
 
@@ -65,7 +68,8 @@ def examine(name: str, folder: Path, entry: CatalogEntry | None, source: Source)
     layout = detect(folder, entry)
     if layout is None:
         raise ModelUnknownError(
-            f"{folder} holds neither a CTranslate2 Whisper model (model.bin) nor one of onnx-asr (*.onnx).",
+            f"{folder} holds neither a CTranslate2 Whisper model (model.bin) nor one of onnx-asr (*.onnx) "
+            "or openai-whisper (a single *.pt).",
             "Weights of Transformers are converted with "
             "`ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json`.",
         )
@@ -89,23 +93,34 @@ def describe(name: str, folder: Path, entry: CatalogEntry | None, source: Source
     return Installed(name, folder, size, files.engine, source, files.entry)
 
 
+def was_pulled(folder: Path) -> bool:
+    """Whether the model was downloaded, and so verified, by us."""
+    return bool(_manifest(folder))
+
+
 def holds(folder: Path, entry: CatalogEntry) -> bool:
-    """Whether all files of this model are in the folder."""
+    """Whether all files of this model are in the place."""
     layout = detect(folder, entry)
     return layout is not None and not layout.missing and _is(layout, entry) and not _wrong_sizes(folder)
 
 
 def holding_snapshot(root: Path, entry: CatalogEntry) -> Path | None:
     """Where a Hugging Face cache at `root` has this model, all of it."""
-    folder = snapshot(root, entry.repo)
+    folder = snapshot(root, entry.repo) if entry.repo else None
     return folder if folder and holds(folder, entry) else None
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The hash that each file should have: from the manifest, else from the names of a hub cache's blobs."""
+    """The hash that each file should have: from the manifest, else from the names of a hub cache's blobs.
+
+    Those of openai-whisper's own `.pt` files are known by their names.
+    """
     if files := _manifest(folder):
         return {name: str(facts["sha256"]) for name, facts in files.items()}
-    blobs = {name: (folder / name).resolve() for name in files_of(folder)}
+    named = {name: entry.sha256 for name in files_of(folder) if (entry := catalog.find(name)) and entry.sha256}
+    if named:
+        return named
+    blobs = {name: file_in(folder, name).resolve() for name in files_of(folder)}
     return {
         name: blob.name for name, blob in blobs.items() if blob.parent.name == "blobs" and len(blob.name) in (40, 64)
     }
@@ -130,6 +145,19 @@ def write_manifest(folder: Path, entry: CatalogEntry, plan: Plan) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
+def not_as_published(file: Path, sha256: str | None = None) -> ModelDamagedError:
+    """The error for a `.pt` file of OpenAI's name whose content has another hash: `sha256`, if that is known."""
+    entry = catalog.find(file.name)
+    official = entry.name if entry else file.name
+    truly = next((other.name for other in catalog.ENTRIES if sha256 and other.sha256 == sha256), None)
+    if truly:
+        return ModelDamagedError(f"{file} is not {official} but {truly}, by its hash.", f"Rename it to {truly}.")
+    return ModelDamagedError(
+        f"{file} is damaged or half-downloaded: its hash is not that of {official}.",
+        f"Remove it, or let `stenograf models pull {official}` fetch a good one; your own weights need another name.",
+    )
+
+
 def damaged(name: str, folder: Path, entry: CatalogEntry | None, what: str) -> ModelDamagedError:
     """`what` goes on from a colon: `model.bin is missing`."""
     again = f"`stenograf models pull {entry.name}` fetches what is wrong." if entry else "Copy them there again."
@@ -142,6 +170,8 @@ def _is(layout: Layout, entry: CatalogEntry) -> bool:
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    if is_weights(folder):
+        return {}
     files = read_json(folder / MANIFEST).get("files")
     return files if isinstance(files, dict) else {}
 

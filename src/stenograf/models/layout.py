@@ -1,7 +1,8 @@
-"""Which model a folder holds, by the names of its files; what is missing if it is not whole.
+"""Which model a place holds, by the names of its files; what is missing if it is not whole.
 
-Two layouts are known: CTranslate2's Whisper and those of onnx-asr (see `_get_model_files` in its models),
-flat or inside a folder of a Hugging Face cache (`models--<owner>--<name>/snapshots/<revision>/`).
+A place is a folder, or a `.pt` file by itself. Three layouts are known: CTranslate2's Whisper, those of onnx-asr (see
+`_get_model_files` in its models), flat or inside a folder of a Hugging Face cache
+(`models--<owner>--<name>/snapshots/<revision>/`), and openai-whisper's: one `.pt` file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stenograf.models.catalog import CatalogEntry, EngineName
 
 
@@ -57,6 +60,9 @@ _BY_CONFIG: dict[str, str] = {
 }
 _QUANTIZATIONS = {None: "", "int8": "?int8"}
 
+WEIGHTS = ".pt"
+"""How the files of openai-whisper end."""
+
 
 def matches(path: str, pattern: str) -> bool:
     """Whether a relative path (with `/`) fits a pattern, segment by segment; a leading `**/` is any depth."""
@@ -66,8 +72,28 @@ def matches(path: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
+def is_weights(path: Path) -> bool:
+    """Whether this is a `.pt` file."""
+    return path.suffix == WEIGHTS and _exists(path.is_file)
+
+
+def is_place(path: Path) -> bool:
+    """Whether a model can be here: a folder, or a `.pt` file."""
+    return _exists(path.is_dir) or is_weights(path)
+
+
+def file_in(place: Path, name: str) -> Path:
+    """The path of one of `files_of(place)`."""
+    return place if is_weights(place) else place / name
+
+
 def files_of(folder: Path) -> dict[str, int]:
-    """The files of a folder and its subfolders, relative path (with `/`) -> bytes, without hidden ones."""
+    """The files of a folder and its subfolders, relative path (with `/`) -> bytes, without hidden ones.
+
+    A `.pt` file is the only one of its place.
+    """
+    if is_weights(folder):
+        return {folder.name: folder.stat().st_size}
     found: dict[str, int] = {}
     for root, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -79,8 +105,10 @@ def files_of(folder: Path) -> dict[str, int]:
 
 
 def detect(folder: Path, entry: CatalogEntry | None = None) -> Layout | None:
-    """The model in a folder, or None if there is none; `entry` is what it should be, if that is known."""
+    """The model in a place, or None if there is none; `entry` is what it should be, if that is known."""
     files = files_of(folder)
+    if is_weights(folder):
+        return Layout("openai-whisper", missing=_missing(files, (folder.name,)))
     if entry is not None and not (missing := _missing(files, entry.files)):
         return Layout(entry.engine, entry.onnx_type, entry.quantization, missing)
     if "model.bin" in files:
@@ -89,6 +117,10 @@ def detect(folder: Path, entry: CatalogEntry | None = None) -> Layout | None:
     found = _detect_onnx(folder, files)
     if found is None and entry is not None and any(_fits_any(name, entry.files) for name in files):
         return Layout(entry.engine, entry.onnx_type, entry.quantization, _missing(files, entry.files))
+    weights = tuple(name for name in files if name.endswith(WEIGHTS))
+    if found is None and len(weights) == 1:
+        expected = entry.files if entry is not None and entry.engine == "openai-whisper" else weights
+        return Layout("openai-whisper", missing=_missing(files, expected))
     return found
 
 
@@ -118,6 +150,12 @@ def hub_cache() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     hub = os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home) / "hub"
     return Path(os.path.expandvars(os.environ.get("HF_HUB_CACHE") or hub)).expanduser()
+
+
+def whisper_caches() -> tuple[Path, ...]:
+    """Where openai-whisper and the services built on it keep their `.pt` files: here below, and in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")).expanduser()
+    return Path("_cache", "whisper").absolute(), cache / "whisper"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -187,3 +225,10 @@ def _alternatives(pattern: str) -> tuple[str, ...]:
 
 def _fits_any(name: str, patterns: tuple[str, ...] | list[str]) -> bool:
     return any(matches(name, wanted) for pattern in patterns for wanted in _alternatives(pattern))
+
+
+def _exists(is_there: Callable[[], bool]) -> bool:
+    try:
+        return is_there()
+    except (OSError, ValueError):  # a name that is too long for a file
+        return False

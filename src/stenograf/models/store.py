@@ -1,28 +1,42 @@
 """The models on this machine: found, downloaded, verified, removed.
 
     <models_dir>/<name>/            a model; if it was pulled, stenograf.json says what it is made of
+    <models_dir>/<name>.pt          a model of openai-whisper that was put there by hand
     <models_dir>/.partial/<name>/   a download that is not finished: the next pull goes on with it
+    <models_dir>/.hashes.json       the hashes of files that other programs brought
 
 A model may also be a folder that was put there by hand, a folder of a Hugging Face cache (in the models
-folder, or where Hugging Face's own libraries keep theirs, which is read and never written), or a path.
+folder, or where Hugging Face's own libraries keep theirs, which is read and never written), a file in a cache of
+openai-whisper (the same), or a path.
 """
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stenograf.errors import ModelNotInstalledError, ModelsReadOnlyError, ModelUnknownError, StenografError
 from stenograf.models import catalog, found
+from stenograf.models.digests import Digests
 from stenograf.models.download import Hub, OnBytes, Plan, digest_of
 from stenograf.models.found import Installed, ModelFiles, Source, examine, holding_snapshot, holds
-from stenograf.models.layout import files_of, hub_cache, snapshot, snapshot_in
+from stenograf.models.layout import (
+    file_in,
+    files_of,
+    hub_cache,
+    is_place,
+    is_weights,
+    snapshot,
+    snapshot_in,
+    whisper_caches,
+)
 from stenograf.models.workplace import Workplace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stenograf.models.catalog import CatalogEntry
 
@@ -63,11 +77,13 @@ class ModelStore:
         self._hub = Hub(endpoint, token)
         self._offline = offline
         self._workplace = Workplace(self.models_dir)
+        self._digests = Digests(self.models_dir)
 
     def resolve(self, name: str, *, allow_path: bool) -> ModelFiles:
         """The model of that name: in the catalog and here, in a folder called so or, if allowed, at a path.
 
-        A path is what has a separator or begins with `.` or `~`, and any folder where no model is called so.
+        A path is what has a separator or begins with `.` or `~`, and any folder or `.pt` file where no model is called
+        so.
         Nothing is downloaded. Raises `ModelUnknownError`, `ModelNotInstalledError` or `ModelDamagedError`.
         """
         name = name.strip()
@@ -81,22 +97,41 @@ class ModelStore:
             return examine(entry.name if entry else name, folder, entry, source)
         if entry is not None:
             raise self._not_installed(entry)
-        if allow_path and _is_folder(Path(name)):
+        if allow_path and is_place(Path(name)):
             return _at_path(name)
         raise self._unknown(name)
 
     def path(self, name: str) -> Path:
-        """The folder of a model that is here."""
+        """The folder of a model that is here, or its `.pt` file."""
         return self.resolve(name, allow_path=False).path
+
+    def verify_once(self, model: ModelFiles, progress: Callable[[PullProgress], None] | None = None) -> None:
+        """Compare a `.pt` file that another program brought with OpenAI's hash; to be called before it is loaded.
+
+        Each file is read once, and again only when it was changed. Nothing is done for other models: those that were
+        pulled were verified when they came; of the others nobody knows a hash. Raises `ModelDamagedError`.
+        """
+        if not _is_brought(model):
+            return
+        for name, expected in found.hashes(model.path).items():
+            file = file_in(model.path, name)
+            try:
+                report = _Report(progress, "verifying", file.stat().st_size)
+                sha256 = self._digests.sha256(file, report.of(name))
+            except OSError as error:
+                raise found.damaged(model.name, file, None, f"it cannot be read ({error.strerror})") from error
+            if sha256 != expected:
+                raise found.not_as_published(file, sha256)
 
     def installed(self) -> list[Installed]:
         """All models that are here, by name; those that cannot be used and those in the hub's cache too."""
         here = [line for folder in self._folders() if (line := _describe(folder))]
         names = {line.entry.name if line.entry else line.name for line in here}
         cached = [
-            found.describe(entry.name, folder, entry, "hub cache")
+            found.describe(entry.name, place, entry, source)
             for entry in catalog.ENTRIES
-            if entry.name not in names and (folder := holding_snapshot(hub_cache(), entry))
+            if entry.name not in names
+            for place, source in islice(_cached(entry), 1)
         ]
         return sorted(here + cached, key=lambda line: line.name)
 
@@ -107,6 +142,8 @@ class ModelStore:
         """
         model = self.resolve(name, allow_path=False)
         if changed := _changed(model, progress):
+            if _is_brought(model):
+                raise found.not_as_published(file_in(model.path, changed[0]))
             what = f"{', '.join(changed)} changed since the download"
             raise found.damaged(model.name, model.path, model.entry, what)
         return len(found.hashes(model.path))
@@ -139,11 +176,11 @@ class ModelStore:
             raise self._unknown(name)
         partial = self._workplace.partial(entry.name if entry else name)
         folder = self._own_folder(name, entry) or self._cache_folder(entry)
-        if folder is None and not _is_folder(partial):
+        if folder is None and not partial.is_dir():
             raise self._not_removable(name, entry)
         with self._workplace.working_on(partial.name, on_wait=None):
             for each in (folder, partial):
-                if each is not None and each.is_dir():
+                if each is not None and is_place(each):
                     self._workplace.delete(each)
         return folder or partial
 
@@ -154,15 +191,13 @@ class ModelStore:
             return None
         if folder := holding_snapshot(self.models_dir, entry):
             return folder, "models folder"
-        if folder := holding_snapshot(hub_cache(), entry):
-            return folder, "hub cache"
-        return None
+        return next(_cached(entry), None)
 
     def _own_folder(self, name: str, entry: CatalogEntry | None) -> Path | None:
-        """The model's own folder: called as in the catalog, or as the caller says, or by an alias."""
+        """The model's own folder, or `.pt` file: called as in the catalog, or as the caller says, or by an alias."""
         names = dict.fromkeys((entry.name, name, *entry.aliases) if entry else (name,))
-        folders = (self.models_dir / each for each in names if not _looks_like_path(each))
-        return next((folder for folder in folders if _is_folder(folder)), None)
+        places = (self.models_dir / each for each in names if not _looks_like_path(each))
+        return next((place for place in places if is_place(place)), None)
 
     def _cache_folder(self, entry: CatalogEntry | None) -> Path | None:
         """The folder of the model's repository, if the models folder is used as a Hugging Face cache."""
@@ -179,7 +214,7 @@ class ModelStore:
 
     def _folders(self) -> list[Path]:
         try:
-            return [path for path in self.models_dir.iterdir() if path.is_dir() and path.name[0] != "."]
+            return [path for path in self.models_dir.iterdir() if is_place(path) and path.name[0] != "."]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -207,7 +242,7 @@ class ModelStore:
         for left_over in partial.rglob("*.part"):
             left_over.unlink()
         found.write_manifest(partial, entry, plan)
-        if target.is_dir():
+        if is_place(target):
             self._workplace.delete(target)
         partial.rename(target)
         return examine(entry.name, target, entry, "models folder")
@@ -227,7 +262,7 @@ class ModelStore:
             )
         return ModelNotInstalledError(
             f"The model {entry.name} is not in {self.models_dir}, and offline nothing is downloaded: "
-            f"wanted are {', '.join(entry.files)} of {entry.repo} in {folder}.",
+            f"wanted are {', '.join(entry.files)} of {entry.repo or 'OpenAI'} in {folder}.",
             "On a machine with a network run "
             f"`STENOGRAF_MODELS_DIR=./models stenograf models pull {entry.name}` "
             f"and copy ./models/{entry.name} to {folder}.",
@@ -236,7 +271,12 @@ class ModelStore:
     def _not_removable(self, name: str, entry: CatalogEntry | None) -> StenografError:
         if entry is None:
             return self._unknown(name)
-        if cached := snapshot(hub_cache(), entry.repo):
+        for file, _ in _cached(entry) if entry.url else ():
+            return ModelNotInstalledError(
+                f"{entry.name} is not in {self.models_dir} but in {file.parent}, which other programs use too.",
+                "Delete the file there by hand, if none of them needs it.",
+            )
+        if entry.repo and (cached := snapshot(hub_cache(), entry.repo)):
             return ModelNotInstalledError(
                 f"{entry.name} is not in {self.models_dir} but in {cached.parent.parent}, "
                 "the cache of Hugging Face that other programs share.",
@@ -286,21 +326,25 @@ def _first_held(folder: Path, inside: Path) -> CatalogEntry | None:
     return next(held, None)
 
 
+def _is_brought(model: ModelFiles) -> bool:
+    """Whether it is a `.pt` file that came another way than by `pull`."""
+    return model.engine == "openai-whisper" and not found.was_pulled(model.path)
+
+
 def _changed(model: ModelFiles, progress: Callable[[PullProgress], None] | None) -> list[str]:
     """The files whose contents are not what they were when they were downloaded."""
     expected = found.hashes(model.path)
-    report = _Report(progress, "verifying", sum((model.path / path).stat().st_size for path in expected))
-    return [
-        path for path, digest in expected.items() if digest_of(model.path / path, digest, report.of(path)) != digest
-    ]
+    files = {path: file_in(model.path, path) for path in expected}
+    report = _Report(progress, "verifying", sum(file.stat().st_size for file in files.values()))
+    return [path for path, digest in expected.items() if digest_of(files[path], digest, report.of(path)) != digest]
 
 
 def _at_path(path: str) -> ModelFiles:
     folder = Path(path).expanduser().absolute()
-    if not _is_folder(folder):
+    if not is_place(folder):
         raise ModelUnknownError(
-            f"There is no folder {folder} to take a model from.",
-            "Name the folder that holds the model's files, or a model of `stenograf models list`.",
+            f"There is no folder or .pt file {folder} to take a model from.",
+            "Name the folder that holds the model's files, a .pt file, or a model of `stenograf models list`.",
         )
     return examine(folder.name, _inside(folder), None, "path")
 
@@ -312,19 +356,22 @@ def _inside(folder: Path) -> Path:
 
 def _take_from_cache(plan: Plan, partial: Path) -> None:
     """Copy what other programs have downloaded; it is verified like what comes from the hub."""
-    folder = snapshot(hub_cache(), plan.repo)
-    for file in plan.files if folder else ():
-        cached, target = (folder or partial) / file.path, partial / file.path
-        if not target.exists() and cached.is_file() and cached.stat().st_size == file.size:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(cached, target)
+    folders = [folder for folder in (snapshot(hub_cache(), plan.repo), *whisper_caches()) if folder]
+    for file in plan.files:
+        target = partial / file.path
+        for cached in (folder / file.path for folder in folders):
+            if not target.exists() and cached.is_file() and cached.stat().st_size == file.size:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(cached, target)
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long for a file
-        return False
+def _cached(entry: CatalogEntry) -> Iterator[tuple[Path, Source]]:
+    """Where other programs have this model, best first."""
+    if folder := holding_snapshot(hub_cache(), entry):
+        yield folder, "hub cache"
+    if entry.url:
+        places = (cache / entry.name for cache in whisper_caches())
+        yield from ((place, "whisper cache") for place in places if is_weights(place))
 
 
 def _looks_like_path(name: str) -> bool:

@@ -59,7 +59,7 @@ class Workplace:
 
     def delete(self, folder: Path) -> None:
         """Out of sight in one step and then gone: nobody meets half a model. Of a link only the link goes."""
-        if folder.is_symlink():
+        if folder.is_symlink() or folder.is_file():
             folder.unlink()
             return
         aside = self._folder / f"{folder.name}.removing"
