@@ -344,7 +344,7 @@ class TestModels:
         found = server.client.get("/v1/models").json()
         assert found["object"] == "list"
         models = {model["id"]: model for model in found["data"]}
-        assert set(models) == {"whisper-test", "gigaam-test", *openai_fields.MODELS}
+        assert set(models) == {"whisper-test", "gigaam-test", "gigaam-rnnt-test", *openai_fields.MODELS}
         created = int((MODELS / "whisper-test").stat().st_mtime)
         assert models["whisper-test"] == {
             "id": "whisper-test", "object": "model", "created": created, "owned_by": "faster-whisper",

@@ -149,12 +149,18 @@ class TestReady:
 
     def test_the_model_could_not_be_loaded(self, tmp_path: Path) -> None:
         with serve(settings_for(tmp_path)) as server:
-            server.service.heard({"event": "model_failed", "code": "out_of_memory"})
+            server.service.heard({"event": "model_failed", "model": "whisper-test", "code": "out_of_memory"})
             assert "out_of_memory" in checks(server, 503)["model"]["detail"]
             server.service.heard({"event": "model_loaded", "model": "other", "seconds": 1.0, "device": "cpu"})
             checks(server, 503)
             server.service.heard({"event": "model_loaded", "model": "whisper-test", "seconds": 1.0, "device": "cpu"})
             assert checks(server, 200)["device"]["detail"] == "cpu"
+
+    def test_auto_tells_what_reads_the_default_language(self, tmp_path: Path) -> None:
+        with serve(settings_for(tmp_path, default_model="auto")) as server:
+            assert checks(server, 200)["model"]["detail"] == "auto: gigaam-rnnt-test for Russian is here."
+        with serve(settings_for(tmp_path, models_dir=tmp_path, default_model="auto")) as server:
+            assert not checks(server, 503)["model"]["ok"]
 
     def test_models_on_the_processor_beside_a_gpu(self, tmp_path: Path) -> None:
         with serve(settings_for(tmp_path, device="cuda")) as server:
@@ -168,7 +174,7 @@ class TestReady:
         monkeypatch.setattr(operation, "CACHE_SECONDS", 3600.0)
         with serve(settings_for(tmp_path)) as server:
             checks(server, 200)
-            server.service.heard({"event": "model_failed", "code": "out_of_memory"})
+            server.service.heard({"event": "model_failed", "model": "whisper-test", "code": "out_of_memory"})
             checks(server, 200)
 
     def test_a_real_service(self, live_server: LiveServer) -> None:

@@ -204,8 +204,10 @@ NAMES = {
     "jobs_processing": "gauge",
     "jobs_queued": "gauge",
     "lease_expiries": "counter",
+    "model_evictions": "counter",
     "model_load_seconds": "histogram",
     "model_loads": "counter",
+    "model_memory_bytes": "gauge",
     "process_memory_bytes": "gauge",
     "upload_bytes": "counter",
     "webhook_deliveries": "counter",
@@ -221,6 +223,24 @@ def test_names_and_kinds_are_a_promise() -> None:
     families = list(text_string_to_metric_families(metrics.render()[0].decode()))
     assert {family.name: family.type for family in families} == {f"stenograf_{n}": kind for n, kind in NAMES.items()}
     assert all(family.documentation.endswith(".") for family in families)
+
+
+def test_models_that_workers_hold() -> None:
+    metrics = Metrics(dict)
+    held = {"event": "worker_memory", "worker": "w1", "bytes": 9, "models": {"small": 5, "base": 3}}
+    metrics.observe(held)
+    metrics.observe({"event": "worker_memory", "worker": "w2", "bytes": 9, "models": {"small": 6}})
+    assert value(metrics, "model_memory_bytes", worker="w1", model="base") == 3
+    metrics.observe(held | {"models": {"small": 7}})
+    assert value(metrics, "model_memory_bytes", worker="w1", model="base") is None
+    assert value(metrics, "model_memory_bytes", worker="w1", model="small") == 7
+    metrics.observe({"event": "worker_gone", "worker": "w1", "reason": "recycled"})
+    assert value(metrics, "model_memory_bytes", worker="w1", model="small") is None
+    assert value(metrics, "model_memory_bytes", worker="w2", model="small") == 6
+    metrics.observe({"event": "model_evicted", "model": "base", "reason": "idle"})
+    assert value(metrics, "model_evictions_total", model="base", reason="idle") == 1
+    with pytest.raises(ValueError, match="none of room, idle, closed"):
+        metrics.observe({"event": "model_evicted", "model": "base", "reason": "mood"})
 
 
 def test_each_has_a_registry_of_its_own() -> None:

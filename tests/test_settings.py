@@ -12,7 +12,7 @@ from stenograf.settings import Origin, documented, load, variable
 
 def test_defaults(tmp_path: Path) -> None:
     loaded = load({}, directory=tmp_path)
-    assert loaded.settings.default_model == "small"
+    assert loaded.settings.default_model == "auto"
     assert loaded.settings.models_path == loaded.settings.data_dir / "models"
     assert set(loaded.origins.values()) == {Origin("default")}
 
