@@ -56,11 +56,11 @@ class LiveServer:
 
 
 @contextmanager
-def live(folder: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]:
+def live(folder: Path, *arguments: str, log: str = "is loaded", **settings: str) -> Iterator[LiveServer]:
     """Run a service with its data in `folder` until the end of the `with`; it must then end well.
 
-    `settings` are those of `stenograf.settings`, as text, by their names there. It asks for no key, unless told to, and
-    reads with the small Whisper of the tests, which is loaded once this begins.
+    It begins once it has logged `log`. `settings` are those of `stenograf.settings`, as text, by their names there. It
+    asks for no key, unless told to, and reads with the small Whisper of the tests, which is loaded once this begins.
     """
     chosen = {
         "data_dir": str(folder / "data"),
@@ -77,9 +77,9 @@ def live(folder: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]
     environment |= {"XDG_CONFIG_HOME": str(folder / "config"), "PYTHONIOENCODING": "utf-8"}
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "stenograf", "serve", "--port", "0", *arguments]
-    with (folder / "serve.log").open("wb") as log:
+    with (folder / "serve.log").open("wb") as written:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT
         )
     server = LiveServer("", folder, process)
     try:
@@ -88,7 +88,7 @@ def live(folder: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]
         assert found, server.log
         server = LiveServer(found[1], folder, process)
         _until(lambda: _answers(server.port), server)
-        server.until_logged("is loaded")
+        server.until_logged(log)
         yield server
         if process.poll() is None:  # else the test has ended it
             process.send_signal(signal.SIGTERM)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -43,6 +43,7 @@ from work import (
     rows,
     runtime,
     wait_for,
+    work_that_keeps_memory,
     work_with_a_failpoint,
     work_without_patience,
 )
@@ -289,6 +290,23 @@ def test_a_worker_that_grew_too_large_is_replaced_when_its_job_is_done(tmp_path:
         crew.wait(second)
         for job in (first, second):
             assert (crew.job(job.id).attempt, crew.job(job.id).failures) == (1, 0)
+
+
+def test_a_worker_that_keeps_memory_after_its_models_went_is_replaced(tmp_path: Path) -> None:
+    post = replace(ONE, preload=True)
+    with (
+        runtime(tmp_path, model_idle=0.5, threads=1) as service,
+        at_work(service, post, work=work_that_keeps_memory) as crew,
+    ):
+        wait_for(lambda: crew.gone() == [("worker-1", "recycled")], "it made way")
+        loads = [event for event in crew.events if event["event"] == "model_loaded"]
+        assert len(loads) == 1  # at its start; the fresh one waits until it is asked
+        wait_for(crew.supervisor.processes, "another took over")
+        job = crew.hand_in(SHORT)
+        crew.wait(job)
+        assert (crew.job(job.id).attempt, crew.job(job.id).failures) == (1, 0)
+        loads = [event for event in crew.events if event["event"] == "model_loaded"]
+        assert len(loads) == 2
 
 
 def test_a_worker_on_demand_comes_and_goes(service: Runtime) -> None:

@@ -213,6 +213,14 @@ def work_without_patience(settings: Settings, pipe: Connection, post: Post) -> N
     worker.main(pipe, post, Runtime(settings))
 
 
+def work_that_keeps_memory(settings: Settings, pipe: Connection, post: Post) -> None:
+    """A worker whose libraries give no memory back."""
+    from stenograf.jobs import worker
+
+    worker.KEPT_BYTES = 0
+    worker.main(pipe, post, Runtime(settings))
+
+
 def die_at_once(settings: Settings, pipe: Connection, post: Post) -> None:
     """A worker that cannot even begin."""
     os._exit(1)

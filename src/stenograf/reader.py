@@ -7,6 +7,7 @@ and for `auto` chosen by the language of each recording.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from stenograf.engines import Capabilities, cuda, engine
 from stenograf.errors import (
+    DeviceUnavailableError,
     DiskFullError,
     DownloadFailedError,
     ModelNotInstalledError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from stenograf.audio import Source
     from stenograf.chunk import ChunkResult
     from stenograf.transcriber import Transcriber
+
+log = logging.getLogger(__name__)
 
 OnPull = Callable[[PullProgress], None]
 BeforePull = Callable[[CatalogEntry], None]
@@ -154,13 +158,20 @@ class Reader:
         settings = self._settings
         self._store.verify_once(files)
         started = time.monotonic()
-        loaded = engine(files.engine).load(
+        load = partial(
+            engine(files.engine).load,
             Path(files.path),
-            device=settings.device,
             compute_type=_compute_type(settings.compute_type, files),
             variant=files.onnx_type,
             threads=settings.threads,
         )
+        try:
+            loaded = load(device=settings.device)
+        except DeviceUnavailableError as error:
+            if settings.device != "auto":
+                raise
+            log.warning("the GPU could not be used, so %s runs on the processor: %s", files.name, error)
+            loaded = load(device="cpu")
         seconds = time.monotonic() - started
         self.on_load(files.name, seconds, loaded.device)
         return Transcriber(

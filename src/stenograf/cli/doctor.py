@@ -21,6 +21,7 @@ from rich.text import Text
 from stenograf import engines
 from stenograf._version import __version__
 from stenograf.cli.console import size
+from stenograf.engines import cuda
 from stenograf.errors import EngineMissingError, StenografError
 from stenograf.models.choice import AUTO
 from stenograf.runtime import Runtime
@@ -81,6 +82,7 @@ def examine() -> Iterator[Finding]:
         for warning in loaded.warnings:
             yield Finding("settings", None, warning)
     runtime = Runtime(settings)
+    yield from _runtimes()
     yield _device(settings)
     try:
         yield from _models(runtime)
@@ -122,6 +124,17 @@ def _engines() -> Iterator[Finding]:
             yield Finding(f"engine {name}", False, error.message, error.hint)
         else:
             yield Finding(f"engine {name}", True, f"runs on {', '.join(devices)}")
+
+
+def _runtimes() -> Iterator[Finding]:
+    if engines.engine("onnx-asr").both_installed() and cuda.present():  # type: ignore[attr-defined]
+        yield Finding(
+            "ONNX Runtime",
+            False,
+            "onnxruntime and onnxruntime-gpu are both installed and share a folder: one has overwritten the other",
+            "Run: pip uninstall -y onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'. "
+            "See docs/gpu.md.",
+        )
 
 
 def _device(settings: Settings) -> Finding:

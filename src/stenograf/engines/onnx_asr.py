@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 import os
 from collections.abc import Generator, Iterable, Iterator
@@ -92,6 +93,8 @@ def load(
     kind, _, index = chosen.partition(":")
     provider: Any = "CPUExecutionProvider"
     if kind == "cuda":
+        # The libraries that pip installed are where the system does not look for them.
+        getattr(onnxruntime, "preload_dlls", lambda: None)()
         provider = ("CUDAExecutionProvider", {"device_id": int(index)})
     try:
         adapter = onnx_asr.load_model(
@@ -272,7 +275,22 @@ def _cuda_devices() -> tuple[list[str], str]:
         # It lists what it was built for, with or without a GPU.
         found = [f"cuda:{index}" for index in range(cuda.count())]
         return found, "" if found else "no NVIDIA GPU or no driver was found"
+    if both_installed():
+        return [], "onnxruntime and onnxruntime-gpu are both installed, and the former has overwritten the latter"
     return [], "the installed ONNX Runtime has no CUDA support (it needs the package onnxruntime-gpu)"
+
+
+def both_installed() -> bool:
+    """Whether the two builds of ONNX Runtime lie over each other: they share a folder, and the last one wins."""
+    return all(_is_installed(name) for name in ("onnxruntime", "onnxruntime-gpu"))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _check_device(asr: Any, device: str) -> None:
