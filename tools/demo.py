@@ -1,7 +1,7 @@
 """`make demo`: transcribes the recordings in samples/ with the command line, as a person would, and shows the text.
 
-With a model hub in reach it uses the default model, which is downloaded at its first use; without one, the small model
-that the tests use.
+With a model hub in reach it uses what the default model needs, which is downloaded at its first use; without one, the
+small model that the tests use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.text import Text
 
 from stenograf.cli.console import clock
-from stenograf.errors import StenografError
 from stenograf.runtime import Runtime
 from stenograf.settings import load
 
@@ -29,12 +28,11 @@ OUTPUT = Path("demo-output")
 
 def model_arguments(console: Console) -> list[str]:
     """The default model where it is here or can be had, else the small one of the tests, and a line that says so."""
-    runtime = Runtime(load().settings)
-    name = runtime.settings.default_model
-    try:
-        runtime.store.resolve(name, allow_path=True)
-    except StenografError:
-        console.print(f"Looking for the default model, {name} ...")
+    reader = Runtime(load().settings).reader
+    for name in reader.needed_first() or ["base"]:
+        if reader.is_here(name):
+            continue
+        console.print(f"Looking for the model {name} ...")
         pulled = subprocess.run(
             [sys.executable, "-m", "stenograf", "models", "pull", name],
             capture_output=not console.is_terminal,
