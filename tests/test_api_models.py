@@ -80,7 +80,7 @@ def test_the_list_has_the_catalog_and_what_is_here(server: Server) -> None:
         "name": "small", "aliases": ["whisper-small"], "engine": "faster-whisper", "size": 486_000_000,
         "memory": 700_000_000, "languages": small["languages"], "tasks": ["transcribe", "translate"], "licence": "MIT",
         "description": "balanced; as much as two CPU cores bear", "own": False, "installed": False, "damaged": False,
-        "default": False, "loaded": [], "held": 0, "loads": 0, "evictions": 0, "pull": None,
+        "default": False, "loaded": [], "device": None, "held": 0, "loads": 0, "evictions": 0, "pull": None,
     }  # fmt: skip
     assert "ru" in small["languages"]
     own = models["whisper-test"]
@@ -202,6 +202,7 @@ def test_what_workers_hold(server: Server) -> None:
     tell(event="model_loaded", model="tiny", seconds=1.0, device="cpu")
     tell(event="model_loaded", model="tiny", seconds=1.0, device="cpu")
     tell(event="model_evicted", model="tiny", reason="idle")
+    assert look(server, "tiny")["device"] == "cpu"
     assert (look(server, "tiny")["loads"], look(server, "tiny")["evictions"]) == (2, 1)
     tell(event="worker_gone", worker="worker-1", reason="crashed")
     assert look(server, "tiny")["loaded"] == []

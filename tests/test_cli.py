@@ -120,6 +120,39 @@ def test_nothing_is_told_to_anyone(run: Run, work: Path, environment: dict[str, 
     assert not [path for path in Path(environment["HOME"]).rglob("*") if path.is_file()]
 
 
+AUTO = {"STENOGRAF_DEFAULT_MODEL": "auto"}
+
+
+def test_auto_takes_a_model_for_each_recording(run: Run, work: Path) -> None:
+    put(rnnt(), work / "a.ogg")
+    put(short("en"), work / "b.ogg")
+    result = run("transcribe", "--json", "a.ogg", "b.ogg", **AUTO)
+    assert result.status == 0, result.err
+    russian, english = map(json.loads, result.out.splitlines())
+    assert (russian["model"], russian["language"], english["model"]) == ("gigaam-rnnt-test", "ru", "whisper-test")
+    assert russian["model_reason"].endswith("whisper-test heard Russian")
+    assert "Model gigaam-rnnt-test on cpu" in result.err
+    assert "would do better" in result.err
+
+
+def rnnt() -> Clip:
+    return next(c for c in clips() if "gigaam-rnnt-test" in c.exact and c.duration < 6)
+
+
+def test_auto_reads_standard_input_too(run: Run, work: Path) -> None:
+    result = run("transcribe", "-", stdin=rnnt().path.read_bytes(), **AUTO)
+    assert result.status == 0, result.err
+    assert rnnt().text.lower().split()[0] in result.out
+
+
+def test_auto_without_any_model_says_what_to_do(run: Run, work: Path) -> None:
+    put(short(), work / "a.ogg")
+    result = run("transcribe", "-l", "ru", "a.ogg", STENOGRAF_MODELS_DIR=str(work), **AUTO)
+    assert result.status == 1
+    assert "No model that can be had here reads Russian" in result.err
+    assert "stenograf models pull gigaam-v3-e2e-rnnt" in result.err
+
+
 def test_several_recordings_have_headings(run: Run, work: Path) -> None:
     put(short("ru"), work / "a.ogg")
     put(short("en"), work / "b.ogg")
@@ -596,6 +629,14 @@ def test_doctor(run: Run) -> None:
         assert part in result.out
     findings = json.loads(run("doctor", "--json").out)
     assert all(item["ok"] is not False for item in findings)
+
+
+def test_doctor_tells_what_auto_takes(run: Run, work: Path) -> None:
+    result = run("doctor", **AUTO)
+    assert result.status == 0
+    told = "auto: gigaam-rnnt-test for Russian (here), whisper-test for other languages (here)"
+    assert told in " ".join(result.out.split())
+    assert "nothing for Russian" in run("doctor", STENOGRAF_MODELS_DIR=str(work), **AUTO).out
 
 
 def test_doctor_notices_what_is_missing(run: Run, work: Path) -> None:

@@ -38,7 +38,7 @@ def long(language: str = "ru") -> Clip:
     return next(c for c in clips() if c.data.get("sentences") and c.language == language)
 
 
-@pytest.mark.parametrize("model", ["whisper-test", "gigaam-test"])
+@pytest.mark.parametrize("model", ["whisper-test", "gigaam-test", "gigaam-rnnt-test"])
 def test_every_clip_that_is_known_to_be_exact(load_model: Callable[[str], Transcriber], model: str) -> None:
     transcriber = load_model(model)
     exact = [c for c in clips() if model in c.exact and not c.data.get("sentences")]
@@ -51,7 +51,10 @@ def test_every_clip_that_is_known_to_be_exact(load_model: Callable[[str], Transc
     assert wer([plain(clip.text) for clip in exact], [plain(text) for text in cut]) < 0.05
 
 
-@pytest.mark.parametrize(("model", "language"), [("whisper-test", "ru"), ("whisper-test", "en"), ("gigaam-test", "ru")])
+@pytest.mark.parametrize(
+    ("model", "language"),
+    [("whisper-test", "ru"), ("whisper-test", "en"), ("gigaam-test", "ru"), ("gigaam-rnnt-test", "ru")],
+)
 def test_a_long_recording(load_model: Callable[[str], Transcriber], model: str, language: str) -> None:
     clip = long(language)
     transcript = load_model(model).transcribe(clip.path, Options(language=language))

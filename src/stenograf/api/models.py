@@ -57,6 +57,7 @@ class ModelOut(Wire):
     damaged: bool = Field(description="Some of it is on this server; a pull mends it.")
     default: bool = Field(description="It is taken where none is named.")
     loaded: list[str] = Field(description="The workers that hold it in memory.", examples=[["worker-1"]])
+    device: str | None = Field(description="Where it ran when it was loaded last.", examples=["cpu"])
     held: int = Field(description="Bytes that it takes in all of them together, approximately.")
     loads: int = Field(description="How often it was loaded since the service was started.")
     evictions: int = Field(description="How often it left the memory since then.")
@@ -240,7 +241,13 @@ def _all(service: Service, pulls: Pulls) -> dict[str, ModelOut]:
             default=name == default,
             held={worker: models[name] for worker, models in held.items() if name in models},
             pull=latest.get(name),
-        ).model_copy(update={"loads": service.loads[name], "evictions": service.evictions[name]})
+        ).model_copy(
+            update={
+                "loads": service.loads[name],
+                "evictions": service.evictions[name],
+                "device": service.devices.get(name),
+            }
+        )
         for name in dict.fromkeys([*entries, *here])
     }
 
@@ -279,6 +286,7 @@ def _out(
         damaged=item is not None and bool(item.problem),
         default=default,
         loaded=sorted(held),
+        device=None,
         held=sum(held.values()),
         loads=0,
         evictions=0,

@@ -54,7 +54,10 @@ OTHER_DOCUMENTS = frozenset({".ass", ".csv", ".doc", ".html", ".lrc", ".md", ".o
 )
 @click.option("--force", is_flag=True, help="Overwrite results that are there already.")
 @click.option(
-    "-m", "--model", help="Catalog name, folder in the models directory, or path. See: stenograf models list."
+    "-m",
+    "--model",
+    help="auto: by the language; or a catalog name, a folder in the models directory, or a path. "
+    "See: stenograf models list.",
 )
 @click.option("-l", "--language", help="Language spoken, such as ru or en; auto: detect it.")
 @click.option(
