@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads bench-service chaos clean
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: $(VENV)/base.stamp  ## Transcribe the recordings in samples/.
 	@$(BIN)/python tools/demo.py
 
 test: $(VENV)/dev.stamp  ## Install what the tests need, and run them.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/dev.stamp  ## Lint, types, layers, pinned requirements.
 	$(BIN)/ruff check .
@@ -56,6 +56,9 @@ bench-formats: $(VENV)/dev.stamp  ## Time to write each format, and how it grows
 
 bench-threads: $(VENV)/dev.stamp  ## Chunks side by side against one chunk on all cores.
 	$(BIN)/python benchmarks/threads.py
+
+bench-engines: $(VENV)/dev.stamp  ## Memory and time of each engine, with random weights of the real shapes (about 5 minutes, 3 GB on the disk).
+	$(BIN)/python benchmarks/engines.py
 
 bench-service: $(VENV)/dev.stamp  ## The service under load, against the bare engine (about 15 minutes; PARTS="beside clients" for some).
 	$(BIN)/python benchmarks/service.py $(PARTS)

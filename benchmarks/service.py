@@ -107,7 +107,8 @@ def overhead(service: Service, note: Path) -> None:
     """A synchronous call against the bare engine, in turns."""
     once = bare_loop(service.folder, note, workers=1, threads=2)
     once(), service.transcribe(note)
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
     for _ in range(20):
         for times, read in ((bare, once), (ours, partial(service.transcribe, note))):
             times.append(read())

@@ -78,7 +78,7 @@ def test_the_list_has_the_catalog_and_what_is_here(server: Server) -> None:
     small = models["small"]
     assert small == {
         "name": "small", "aliases": ["whisper-small"], "engine": "faster-whisper", "size": 486_000_000,
-        "memory": 700_000_000, "languages": small["languages"], "tasks": ["transcribe", "translate"], "licence": "MIT",
+        "memory": 800_000_000, "languages": small["languages"], "tasks": ["transcribe", "translate"], "licence": "MIT",
         "description": "balanced; as much as two CPU cores bear", "own": False, "installed": False, "damaged": False,
         "default": False, "loaded": [], "device": None, "held": 0, "loads": 0, "evictions": 0, "pull": None,
     }  # fmt: skip

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import media
 from conftest import ROOT
 from stenograf.chunk import ChunkResult
-from stenograf.errors import FileForbiddenError, OutOfMemoryError
+from stenograf.errors import FileForbiddenError, NoRoomError, OutOfMemoryError
 from stenograf.jobs import database as database_module
 from stenograf.jobs import keeping as keeping_module
 from stenograf.jobs.dispatch import Event
@@ -749,3 +750,27 @@ def test_a_claim_that_cannot_be_kept_for_any_other_reason_is_given_up(
         holds.keep(chunk(0))  # the same again: the database refuses it
         wait_for(lambda: holds.lost, "the claim was given up")
     assert "the claim cannot be kept" in caplog.text
+
+
+def test_a_job_whose_model_finds_no_room_goes_back_without_blame(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NoRoomError("There was no room for the model.", "Try again later.")
+
+    job = hand_in(desk.service, SHORT, options=QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.models.reader, "use", full)
+        assert desk.runner().run_one(LANES)
+    found = desk.service.jobs.get(job.id)
+    assert (found.state, found.failures, found.error) == ("queued", 0, None)
+    assert found.run_at - time.time() > 5
+    assert not desk.runner().run_one(LANES)  # not before its rest is over
+
+
+def test_short_jobs_that_are_let_in_do_not_wait_for_the_model_of_the_long_one(desk: Desk) -> None:
+    long = hand_in(desk.service, LONG, options={**QUICK, **HALF}, lane="long")
+    runner = desk.runner(lets_short_in=True)
+    once = [partial(hand_in, desk.service, SHORT, options=QUICK)]
+    desk.watched.before = lambda _result: once.pop()() if once else None
+    assert runner.run_one(("long",))
+    assert desk.state(long.id) == "done"
+    assert desk.models.patience == [None, 0.0]

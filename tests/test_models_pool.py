@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stenograf.errors import ModelTooLargeError, OutOfMemoryError
+from stenograf.errors import ModelTooLargeError, NoRoomError
 from stenograf.models.pool import ModelPool
 
 
@@ -88,7 +88,7 @@ def test_what_is_in_use_is_never_closed() -> None:
     load = Loader()
     pool = ModelPool(load, patience=0.1)
     with pool.use("a") as model:
-        with pytest.raises(OutOfMemoryError, match="no room for the model b"):
+        with pytest.raises(NoRoomError, match="no room for the model b"):
             use(pool, "b")
         pool.close()
         assert pool.close_idle(0) == []

@@ -109,7 +109,7 @@ def test_whisper_alone_finds_the_language_by_itself(tmp_path: Path, models_dir: 
 
 def test_nothing_at_all_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelNotInstalledError) as caught:
-        runtime(tmp_path).reader.choose("ru")
+        runtime(tmp_path).reader.available.choose("ru")
     assert "stenograf models pull gigaam-v3-e2e-rnnt" in caught.value.hint
 
 
@@ -163,14 +163,57 @@ def test_what_was_begun_by_one_model_is_ended_by_it(two: Path) -> None:
     assert plain(transcript.text) == plain(russian.text)
 
 
+def test_a_default_model_that_changed_meanwhile_is_not_mixed_in(two: Path) -> None:
+    """Chunks are cut to the model's length: another model would go on elsewhere in the recording."""
+    long = next(c for c in clips() if c.data.get("sentences") and c.language == "ru")
+    first = runtime(two, default_model="gigaam-test")
+    read: list[ChunkResult] = []
+    whole = first.reader.read(long.path, first.options(language="ru"), on_chunk=read.append)
+    second = runtime(two, default_model="whisper-test")
+    again = second.reader.read(long.path, second.options(language="ru"), done=read[:2], earlier="gigaam-test")
+    assert (again.model, again.text) == ("gigaam-test", whole.text)
+
+
+def test_one_folder_that_is_of_no_use_does_not_stop_the_choice(two: Path) -> None:
+    (two / "gigaam-v3-e2e-rnnt").mkdir()
+    (two / "gigaam-v3-e2e-rnnt" / "v3_e2e_rnnt_encoder.onnx").write_bytes(b"half")
+    (two / "mine:large").symlink_to(two / "whisper-test")
+    made = runtime(two)
+    choice = made.reader.available.choose("ru")
+    assert choice.name == "gigaam-test"
+    assert "it is damaged here (stenograf models pull gigaam-v3-e2e-rnnt mends it)" in choice.second_best
+    assert made.reader.available.needed_first() == ["whisper-test", "gigaam-test"]
+
+
+def test_a_model_that_comes_in_one_format_says_that_another_was_passed_over(tmp_path: Path, models_dir: Path) -> None:
+    (tmp_path / "gigaam-v3-ctc").symlink_to(models_dir / "gigaam-test")
+    made, russian = runtime(tmp_path, compute_type="int8"), clip("ru", "gigaam-test")
+    transcript = made.reader.read(russian.path, made.options(language="ru"))
+    assert (transcript.model, transcript.compute_type) == ("gigaam-v3-ctc", "float32")
+    assert "option_ignored" in [note.code for note in transcript.warnings]
+
+
+def test_listening_counts_as_time(two: Path) -> None:
+    made = runtime(two)
+    transcript = made.reader.read(clip("ru", "gigaam-test").path, made.options())
+    assert 0 < transcript.timings["language"] < transcript.timings["total"]
+
+
+def test_a_library_call_is_called_off_while_it_waits_for_a_model(two: Path) -> None:
+    made = runtime(two)
+    with pytest.raises(CancelledError):
+        made.reader.read(clip("ru", "gigaam-test").path, made.options(language="ru"), cancelled=lambda: True)
+    assert made.reader.loaded() == [] or not made.reader.loaded()[0].users
+
+
 def test_what_cannot_be_fetched_is_done_without_and_said(two: Path) -> None:
     made = runtime(two, offline=False, hub_endpoint="http://127.0.0.1:9")  # where nobody listens
     transcript = made.reader.read(clip("ru", "gigaam-test").path, made.options(language="ru"))
     assert transcript.model == "gigaam-test"
-    assert transcript.warnings[0].message == (
-        "The model gigaam-v3-e2e-rnnt would do better, but it could not be downloaded a moment ago."
+    assert transcript.warnings[0].message.startswith(
+        "The model gigaam-v3-e2e-rnnt would do better, but it could not be downloaded a moment ago"
     )
-    assert made.reader.choose("en").name == "whisper-test"
+    assert made.reader.available.choose("en").name == "whisper-test"
 
 
 def test_nothing_here_and_no_hub(tmp_path: Path) -> None:
@@ -185,15 +228,23 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_loaded(two: Path
         made.reader.read(clip("ru", "whisper-test").path, made.options(), model="whisper-test")
     assert made.reader.loaded() == []
     with pytest.raises(ModelNotInstalledError, match="reads Russian") as caught:
-        made.reader.choose("ru")
+        made.reader.available.choose("ru")
     assert "it takes 1,300 MB of memory, and models may take 100 MB here" in caught.value.hint
 
 
 def test_a_download_that_would_not_fit_is_not_begun(tmp_path: Path) -> None:
-    made = runtime(tmp_path, model_memory=500, offline=False, hub_endpoint="http://127.0.0.1:9")
+    asked = {"model_memory": 900, "offline": False, "hub_endpoint": "http://127.0.0.1:9"}
+    made = runtime(tmp_path, **asked)
     with pytest.raises(ModelTooLargeError, match="large-v3"):
         made.reader.files("large-v3")
-    assert made.reader.choose("ru").name == "gigaam-v3-e2e-rnnt-int8"
+    # 900 MB are enough for the smaller kind, beside the model that listens for the language.
+    assert made.reader.available.choose("ru").name == "gigaam-v3-e2e-rnnt-int8"
+    assert (
+        runtime(tmp_path, **asked | {"model_memory": 1500}).reader.available.choose("ru").name
+        == "gigaam-v3-e2e-rnnt-int8"
+    )
+    whole = runtime(tmp_path, **asked | {"model_memory": 1500, "default_language": "ru"})
+    assert whole.reader.available.choose("ru").name == "gigaam-v3-e2e-rnnt"
 
 
 def test_options_are_held_against_the_model_that_was_chosen(two: Path) -> None:
@@ -213,11 +264,11 @@ def test_who_waits_for_a_model_can_be_called_off(two: Path) -> None:
 
 
 def test_the_models_to_load_first(two: Path, tmp_path: Path) -> None:
-    assert runtime(two, preload_models=("small", "base")).reader.needed_first() == ["small", "base"]
-    assert runtime(two, default_model="base").reader.needed_first() == ["base"]
-    assert runtime(two).reader.needed_first() == ["whisper-test", "gigaam-test"]
-    assert runtime(two, default_language="en").reader.needed_first() == ["whisper-test"]
-    assert runtime(tmp_path / "none").reader.needed_first() == []
+    assert runtime(two, preload_models=("small", "base")).reader.available.needed_first() == ["small", "base"]
+    assert runtime(two, default_model="base").reader.available.needed_first() == ["base"]
+    assert runtime(two).reader.available.needed_first() == ["whisper-test", "gigaam-test"]
+    assert runtime(two, default_language="en").reader.available.needed_first() == ["whisper-test"]
+    assert runtime(tmp_path / "none").reader.available.needed_first() == []
 
 
 def test_idle_models_leave_the_memory(two: Path) -> None:
@@ -235,13 +286,14 @@ def test_idle_models_leave_the_memory(two: Path) -> None:
 LOADS = """
 import sys
 from pathlib import Path
-from stenograf.jobs import allocation
+from stenograf import allocation
 allocation.spare()  # as workers do
 import psutil
 from stenograf.options import Options
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
-made = Runtime(Settings(models_dir=Path({models!r}), offline=True, max_models=1, threads=1))
+asked = {{"models_dir": Path({models!r}), "default_model": "gigaam-test", "offline": True}}
+made = Runtime(Settings(max_models=1, threads=1, **asked))
 evicted = []
 made.reader.on_evict = lambda name, reason: evicted.append(name)
 options = Options(language="ru", beam_size=1, temperature=0.0)

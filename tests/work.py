@@ -270,8 +270,11 @@ class _OneReader(Reader):
         self._models = models
 
     @contextmanager
-    def use(self, name: str | None, headway: Callable[[], None] = lambda: None) -> Iterator[Transcriber]:
+    def use(
+        self, name: str | None, headway: Callable[[], None] = lambda: None, *, patience: float | None = None
+    ) -> Iterator[Transcriber]:
         self._models.headway = headway
+        self._models.patience.append(patience)
         headway()
         yield self._models._transcriber
 
@@ -285,6 +288,8 @@ class OneModel:
         self.watched = Watched(transcriber._loaded)
         self.headway: Callable[[], None] = lambda: None
         """Of the job that asked last."""
+        self.patience: list[float | None] = []
+        """Of all jobs that asked."""
         self._transcriber = Transcriber(self.watched, model=transcriber.model, engine=transcriber.engine)
 
         self.reader = _OneReader(self)

@@ -29,7 +29,7 @@ OUTPUT = Path("demo-output")
 def model_arguments(console: Console) -> list[str]:
     """The default model where it is here or can be had, else the small one of the tests, and a line that says so."""
     reader = Runtime(load().settings).reader
-    for name in reader.needed_first() or ["base"]:
+    for name in reader.available.needed_first() or ["base"]:
         if reader.is_here(name):
             continue
         console.print(f"Looking for the model {name} ...")

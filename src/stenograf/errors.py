@@ -32,6 +32,7 @@
     │   ├── EngineMissingError      engine_missing
     │   ├── DeviceUnavailableError  device_unavailable
     │   ├── OutOfMemoryError        out_of_memory           (retryable)
+    │   ├── NoRoomError             no_room                 (retryable)
     │   ├── ModelTooLargeError      model_too_large
     │   └── EngineFailedError       engine_failed
     ├── OutputError             the result cannot be written
@@ -287,6 +288,13 @@ class OutOfMemoryError(EngineError):
     """The model does not fit into memory."""
 
     code = "out_of_memory"
+    retryable = True
+
+
+class NoRoomError(EngineError):
+    """The model would fit, but others are in use and took the room for longer than was waited."""
+
+    code = "no_room"
     retryable = True
 
 

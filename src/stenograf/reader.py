@@ -17,10 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from stenograf import allocation
 from stenograf.engines import Capabilities, cuda, engine
 from stenograf.errors import (
+    CancelledError,
     DeviceUnavailableError,
     DiskFullError,
     DownloadFailedError,
@@ -29,11 +32,12 @@ from stenograf.errors import (
     StenografError,
 )
 from stenograf.languages import language_name
-from stenograf.models import ModelFiles, ModelStore, PullProgress, catalog, memory
+from stenograf.models import ModelFiles, ModelStore, PullProgress, catalog
+from stenograf.models.available import Available
 from stenograf.models.catalog import CatalogEntry
-from stenograf.models.choice import AUTO, OWN_WHISPER, SPECIAL, Candidate, Choice, Want, choose
-from stenograf.models.pool import Held, ModelPool, too_large
-from stenograf.options import Options, Task
+from stenograf.models.choice import Choice, Want, is_auto
+from stenograf.models.pool import Held, ModelPool
+from stenograf.options import Options
 from stenograf.settings import Settings
 from stenograf.transcript import Transcript, TranscriptWarning
 
@@ -48,12 +52,6 @@ OnPull = Callable[[PullProgress], None]
 BeforePull = Callable[[CatalogEntry], None]
 """May raise to prevent a download."""
 
-LOOK_SECONDS = 5.0
-"""How long a list of what is on the disk is believed; a look takes some milliseconds."""
-
-HUB_REST_SECONDS = 600.0
-"""After a download that failed, models that are here are taken for so long."""
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -66,6 +64,8 @@ class Decision:
     probability: float | None = None
     """Of the language, where it was listened for."""
     notes: tuple[TranscriptWarning, ...] = ()
+    seconds: float = 0.0
+    """What the listening took."""
 
 
 class Reader:
@@ -75,9 +75,9 @@ class Reader:
         """`processes` share the memory that models may take; see `memory.budget`."""
         self._settings = settings
         self._store = store
-        self._processes = processes
-        self._listed: tuple[float, list[Candidate]] = (float("-inf"), [])
-        self._hub_failed = float("-inf")
+        self.available = Available(settings, store, processes=processes)
+        """What can be had here, and what `auto` takes of it."""
+        self._lock = Lock()
         self.on_load: Callable[[str, float, str], None] = lambda _name, _seconds, _device: None
         """Told of each model that was loaded: its name, the seconds that it took, and where it runs."""
         self.on_evict: Callable[[str, str], None] = lambda _name, _reason: None
@@ -98,50 +98,30 @@ class Reader:
         `ModelUnknownError`, `ModelNotInstalledError`, `ModelDamagedError`, `DownloadFailedError`, `ModelTooLargeError`.
         """
         name = name or self._settings.default_model
-        if name == AUTO:
-            name = self.choose(self._settings.default_language).name
+        if is_auto(name):
+            name = self.available.choose(self._settings.default_language).name
         try:
             files = self._store.resolve(name, allow_path=True)
         except ModelNotInstalledError:
             entry = catalog.find(name)
             if self._settings.offline or entry is None:
                 raise
-            self.check_size(entry.name, entry.memory)
+            self.available.check_size(entry.name, self.available.expected(entry))
             if before_pull is not None:
                 before_pull(entry)
             files = self._store.pull(name, on_pull)
-            self._listed = (float("-inf"), [])
-        self.check_size(files.name, self.size(files))
+            self.available.changed()
+        self.available.check_size(files.name, self.available.size(files))
         return files
 
-    def check_size(self, name: str, size: int) -> None:
-        """Raises `ModelTooLargeError` for a model that takes more than models may take here."""
-        if self._budget is not None and size > self._budget:
-            raise too_large(name, size, self._budget)
-
-    def choose(self, language: str | None, task: Task = "transcribe") -> Choice:
-        """What `auto` takes for a language, None for one that is not known. Raises `ModelNotInstalledError`."""
-        return self._choose(language, "translate" if task == "translate" else "read")
-
-    def needed_first(self) -> list[str]:
-        """The models to load before anybody asks: those of the settings, else what the default one needs."""
-        if self._settings.preload_models:
-            return list(self._settings.preload_models)
-        if self._settings.default_model != AUTO:
-            return [self._settings.default_model]
-        wanted: list[tuple[str | None, Want]] = [(self._settings.default_language or "ru", "read")]
-        if self._settings.default_language is None:
-            wanted.insert(0, (None, "detect"))
-        names = []
-        for language, want in wanted:
-            with contextlib.suppress(ModelNotInstalledError):
-                names.append(self._choose(language, want).name)
-        return list(dict.fromkeys(names))
+    def find(self, name: str) -> ModelFiles:
+        """The files of a model that is on this machine; raises as `ModelStore.resolve`."""
+        return self._store.resolve(name, allow_path=True)
 
     def is_here(self, name: str) -> bool:
         """Whether a model is on this machine and whole."""
         try:
-            self._store.resolve(name, allow_path=True)
+            self.find(name)
         except StenografError:
             return False
         return True
@@ -158,20 +138,22 @@ class Reader:
         settings = self._settings
         self._store.verify_once(files)
         started = time.monotonic()
+        compute_type, notes = _compute_type(settings.compute_type, files)
         load = partial(
             engine(files.engine).load,
             Path(files.path),
-            compute_type=_compute_type(settings.compute_type, files),
+            compute_type=compute_type,
             variant=files.onnx_type,
             threads=settings.threads,
         )
         try:
             loaded = load(device=settings.device)
         except DeviceUnavailableError as error:
-            if settings.device != "auto":
+            if settings.device != "auto" or not cuda.present():
                 raise
             log.warning("the GPU could not be used, so %s runs on the processor: %s", files.name, error)
             loaded = load(device="cpu")
+        allocation.give_back()  # what loading took besides: ONNX Runtime holds 600 MB of it for a GigaAM
         seconds = time.monotonic() - started
         self.on_load(files.name, seconds, loaded.device)
         return Transcriber(
@@ -180,7 +162,7 @@ class Reader:
             engine=files.engine,
             capabilities=_known(loaded.capabilities, files.entry),
             load_seconds=seconds,
-            notes=self._fallen_back(loaded.device),
+            notes=(*notes, *self._fallen_back(loaded.device)),
         )
 
     def transcriber(self, name: str | None = None) -> Transcriber:
@@ -188,15 +170,17 @@ class Reader:
         return self.load(self.files(name))
 
     @contextmanager
-    def use(self, name: str | None, headway: Callable[[], None] = lambda: None) -> Iterator[Transcriber]:
-        """A loaded model of the pool, kept at least until the end of the `with`; None: the default one, not `auto`.
+    def use(
+        self, name: str | None, headway: Callable[[], None] = lambda: None, *, patience: float | None = None
+    ) -> Iterator[Transcriber]:
+        """A loaded model of the pool, kept at least until the end of the `with`; None: the default one.
 
-        `headway` is called while it is downloaded and while it waits for room; what it raises ends that. Raises what
-        `files` and `load` raise.
+        `headway` is called while it is downloaded and while it waits for room, `patience` seconds at most; what it
+        raises ends that. Raises what `files` and `load` raise, and `NoRoomError`.
         """
         files = self.files(name, on_pull=_telling(headway, None))
         self._store.verify_once(files, lambda _progress: headway())  # several GB take their time
-        with self._pool.use(_key(files), headway) as transcriber:
+        with self._pool.use(_key(files), headway, patience=patience) as transcriber:
             headway()
             yield transcriber
 
@@ -223,28 +207,34 @@ class Reader:
         model: str | None = None,
         earlier: str | None = None,
         on_model: Callable[[Transcriber], None] = lambda _transcriber: None,
-        headway: Callable[[], None] = lambda: None,
+        headway: Callable[[], None] | None = None,
+        patience: float | None = None,
         done: Sequence[ChunkResult] = (),
         **how: Any,
     ) -> Transcript:
         """Read a recording with a model, None for the default one, or with the one that suits it (`auto`).
 
-        `earlier` is the model that read the chunks in `done`: `auto` keeps to it. `on_model` is told of the model
-        before it begins. `how` and `done` are as in `Transcriber.transcribe`; `headway` and the errors as in `use`,
+        `earlier` is the model that read the chunks in `done`, and reads the rest unless another is named: the chunks
+        are cut to its length. `on_model` is told of the model before it begins. `how` and `done` are as in
+        `Transcriber.transcribe`; `headway` (by default it asks `cancelled`), `patience` and the errors as in `use`,
         and what `Transcriber.transcribe` raises.
         """
         name = model or self._settings.default_model
-        if name == AUTO and done and earlier:
-            decision = Decision(earlier, options, "chosen when the recording was begun")
-        elif name == AUTO:
+        headway = headway or partial(_ask, how.get("cancelled") or (lambda: False))
+        use: dict[str, Any] = {"on_model": on_model, "headway": headway, "patience": patience}
+        if done and earlier and (model is None or is_auto(name)):
+            decision = Decision(earlier, options, notes=self._still_second_best(earlier, options))
+            if is_auto(name):
+                decision = replace(decision, reason="chosen when the recording was begun")
+        elif is_auto(name):
             with rereadable(source) as (kept, rewind):
                 listening = {name: how[name] for name in ("cancelled", "draining", "name") if name in how}
-                decision = self.decide(kept, options, headway=headway, **listening)
+                decision = self.decide(kept, options, headway=headway, patience=patience, **listening)
                 rewind()
-                return self.read_as(decision, kept, on_model=on_model, headway=headway, **how)
+                return self.read_as(decision, kept, **use, **how)
         else:
             decision = Decision(name, options)
-        return self.read_as(decision, source, on_model=on_model, headway=headway, done=done, **how)
+        return self.read_as(decision, source, done=done, **use, **how)
 
     def read_as(
         self,
@@ -253,10 +243,11 @@ class Reader:
         *,
         on_model: Callable[[Transcriber], None] = lambda _transcriber: None,
         headway: Callable[[], None] = lambda: None,
+        patience: float | None = None,
         **how: Any,
     ) -> Transcript:
         """Read a recording as it was decided; the rest is as in `read`."""
-        with self.use(decision.model, headway) as transcriber:
+        with self.use(decision.model, headway, patience=patience) as transcriber:
             transcriber.check(decision.options)
             on_model(transcriber)
             transcript = transcriber.transcribe(source, decision.options, **how)
@@ -265,6 +256,11 @@ class Reader:
             transcript,
             model_reason=decision.reason,
             language_probability=probability,
+            timings={
+                **transcript.timings,
+                **({"language": decision.seconds} if decision.seconds else {}),
+                "total": transcript.timings["total"] + decision.seconds,
+            },
             warnings=(*decision.notes, *transcript.warnings),
         )
 
@@ -276,6 +272,7 @@ class Reader:
         on_pull: OnPull | None = None,
         before_pull: BeforePull | None = None,
         headway: Callable[[], None] = lambda: None,
+        patience: float | None = None,
         **listening: Any,
     ) -> Decision:
         """What `auto` takes for a recording, whose language is listened for where it is not given.
@@ -285,7 +282,7 @@ class Reader:
         """
         want: Want = "translate" if options.task == "translate" else "read"
         get = partial(self._had, on_pull=_telling(headway, on_pull), before_pull=before_pull)
-        if options.language is not None or want == "translate" or self._reads_all():
+        if options.language is not None or want == "translate" or self.available.one_reads_all():
             choice = get(options.language, want)  # Whisper finds out a language by itself
             return Decision(choice.name, options, choice.reason, notes=_notes(choice.second_best))
         try:
@@ -298,112 +295,56 @@ class Reader:
                 "name the language, or pull base."
             )
             return Decision(choice.name, options, choice.reason, notes=_notes(told, choice.second_best))
-        with self.use(detector.name, headway) as transcriber:
+        with self.use(detector.name, headway, patience=patience) as transcriber:
+            started = time.monotonic()
             found, probability = transcriber.detect_language(source, options, **listening)
+            seconds = time.monotonic() - started
         if found is None:
-            return Decision(detector.name, options, "chosen because nobody speaks in the recording")
+            return Decision(detector.name, options, "chosen because nobody speaks in the recording", seconds=seconds)
         choice = get(found, "read")
         reason = f"{choice.reason}; {detector.name} heard {language_name(found)}"
-        return Decision(choice.name, replace(options, language=found), reason, probability, _notes(choice.second_best))
+        return Decision(
+            choice.name, replace(options, language=found), reason, probability, _notes(choice.second_best), seconds
+        )
 
     def _had(
         self, language: str | None, want: Want, *, on_pull: OnPull, before_pull: BeforePull | None = None
     ) -> Choice:
         """What is chosen, and on this machine by now: where the best cannot be fetched, the best of what is here."""
-        choice = self._choose(language, want)
+        choice = self.available.choose(language, want)
         try:
             self.files(choice.name, on_pull=on_pull, before_pull=before_pull)
         except (DownloadFailedError, ModelsReadOnlyError, DiskFullError) as error:
-            self._hub_failed = time.monotonic()
-            self._listed = (float("-inf"), [])
+            self.available.hub_failed(error)
             try:
-                return self._choose(language, want)
+                return self.available.choose(language, want)
             except ModelNotInstalledError:
                 raise error from None
         return choice
 
-    def _reads_all(self) -> bool:
-        """Whether all languages are read by the same model, so that none need be chosen."""
-        try:
-            names = {self._choose(language, "read").name for language in (None, *SPECIAL)}
-        except ModelNotInstalledError:
-            return False
-        return len(names) == 1
+    def _still_second_best(self, name: str, options: Options) -> tuple[TranscriptWarning, ...]:
+        if not is_auto(self._settings.default_model):
+            return ()
+        with contextlib.suppress(ModelNotInstalledError):
+            choice = self.available.choose(options.language, "translate" if options.task == "translate" else "read")
+            return _notes(choice.second_best if choice.name == name else "")
+        return ()
 
-    # Choosing
-
-    def _choose(self, language: str | None, want: Want) -> Choice:
-        cores = self._settings.threads or os.cpu_count() or 1
-        return choose(self._candidates(), language=language, want=want, gpu=self._gpu, cores=cores)
-
-    def _candidates(self) -> list[Candidate]:
-        listed_at, candidates = self._listed
-        if not 0 <= time.monotonic() - listed_at < LOOK_SECONDS:
-            candidates = list(self._look())
-            self._listed = (time.monotonic(), candidates)
-        return candidates
-
-    def _look(self) -> Iterator[Candidate]:
-        here = {item.entry.name if item.entry else item.name: item for item in self._store.installed()}
-        kinds = {entry.onnx_type: entry for entry in catalog.ENTRIES if entry.onnx_type and not entry.quantization}
-        for entry in catalog.ENTRIES:
-            item = here.pop(entry.name, None)
-            is_here = item is not None and not item.problem
-            why_not = self._why_not(entry, is_here=is_here)
-            yield Candidate(entry.name, entry.name, frozenset(entry.languages), frozenset(entry.tasks),
-                            is_here and not why_not, why_not)  # fmt: skip
-        for name, item in here.items():
-            if item.problem:
-                continue
-            files = self._store.resolve(name, allow_path=False)
-            if self._budget is not None and self.size(files) > self._budget:
-                continue
-            if files.engine == "onnx-asr":
-                if (like := kinds.get(files.onnx_type or "")) is not None:
-                    yield Candidate(name, like.name, frozenset(like.languages), frozenset(like.tasks), True)
-            elif files.engine == "faster-whisper":
-                yield Candidate(name, OWN_WHISPER, None, frozenset({"transcribe", "translate"}), True)
-
-    def _why_not(self, entry: CatalogEntry, *, is_here: bool) -> str:
-        size = entry.size if self._gpu else entry.memory
-        if self._budget is not None and size > self._budget:
-            return f"it takes {size / 1e6:,.0f} MB of memory, and models may take {self._budget / 1e6:,.0f} MB here"
-        if is_here:
-            return ""
-        if self._settings.offline:
-            return f"it is not on this machine, and offline nothing is downloaded (stenograf models pull {entry.name})"
-        if time.monotonic() - self._hub_failed < HUB_REST_SECONDS:
-            return "it could not be downloaded a moment ago"
-        return ""
-
-    # Memory
+    @property
+    def _pool(self) -> ModelPool[Transcriber]:
+        with self._lock:  # there must be one only
+            return self._the_pool
 
     @cached_property
-    def _pool(self) -> ModelPool[Transcriber]:
+    def _the_pool(self) -> ModelPool[Transcriber]:
         return ModelPool(
             lambda key: self.load(self._store.resolve(key, allow_path=True)),
-            size_of=lambda key: self.size(self._store.resolve(key, allow_path=True)),
-            max_models=self._settings.max_models,
-            max_bytes=self._budget,
+            size_of=lambda key: self.available.size(self._store.resolve(key, allow_path=True)),
+            # `auto` needs two at once: the one that listens, and the one that reads.
+            max_models=max(self._settings.max_models, 2 if is_auto(self._settings.default_model) else 1),
+            max_bytes=self.available.budget,
             on_evict=lambda name, reason: self.on_evict(name, reason),  # noqa: PLW0108 - it may be set later
         )
-
-    @cached_property
-    def _gpu(self) -> bool:
-        """Whether models will run on a GPU, as far as that can be told without loading an engine."""
-        device = self._settings.device
-        return cuda.present() if device == "auto" else device.startswith("cuda")
-
-    @cached_property
-    def _budget(self) -> int | None:
-        if self._gpu:
-            index = self._settings.device.partition(":")[2]
-            return memory.gpu_budget(self._settings.gpu_memory, int(index or 0))
-        return memory.budget(self._settings.model_memory, processes=self._processes)
-
-    def size(self, files: ModelFiles) -> int:
-        """Bytes of memory that a model takes where models run here, approximately."""
-        return memory.needed(files, gpu=self._gpu)
 
     def _fallen_back(self, device: str) -> list[TranscriptWarning]:
         if device != "cpu" or self._settings.device != "auto" or not cuda.present():
@@ -430,9 +371,20 @@ def rereadable(source: Source) -> Iterator[tuple[Source, Callable[[], object]]]:
         yield source, partial(source.seek, source.tell())
     else:
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(source, copy)
+            try:
+                shutil.copyfileobj(source, copy)
+            except OSError as error:
+                raise DiskFullError(
+                    f"The recording cannot be kept while it is read: {error.strerror}.",
+                    "Free some space in the folder for temporary files, or set TMPDIR to another.",
+                ) from error
             copy.seek(0)
             yield copy, partial(copy.seek, 0)
+
+
+def _ask(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise CancelledError("The transcription was cancelled.", "Start it again when you want it.")
 
 
 def _notes(*told: str) -> tuple[TranscriptWarning, ...]:
@@ -443,9 +395,17 @@ def _key(files: ModelFiles) -> str:
     return files.name if files.entry else str(files.path)
 
 
-def _compute_type(asked: str, files: ModelFiles) -> str:
-    # A model that comes in one number format only is loaded in that one.
-    return files.quantization if asked == "auto" and files.quantization else asked
+def _compute_type(asked: str, files: ModelFiles) -> tuple[str, list[TranscriptWarning]]:
+    """The number format to load: a model of onnx-asr in the catalog comes in one only, whatever is asked."""
+    if files.engine != "onnx-asr" or (files.entry is None and not files.quantization):
+        return asked, []
+    comes_in = files.quantization or "float32"
+    if files.entry is None:
+        return (comes_in if asked == "auto" else asked), []
+    if asked in ("auto", "default", comes_in):
+        return comes_in, []
+    told = f"The model {files.name} comes in {comes_in} only; the compute type {asked} was passed over."
+    return comes_in, [TranscriptWarning("option_ignored", told)]
 
 
 def _known(can: Capabilities, entry: CatalogEntry | None) -> Capabilities:

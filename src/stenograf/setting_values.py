@@ -37,6 +37,11 @@ def device(text: str) -> str:
     raise ValueError("write auto, cpu, cuda or cuda:N")
 
 
+def model(text: str) -> str:
+    """A model's name or path; `auto` in any case of letters."""
+    return "auto" if text.lower() == "auto" else text
+
+
 def language(text: str) -> str | None:
     """A language code; None for auto."""
     try:

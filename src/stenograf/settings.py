@@ -75,7 +75,7 @@ class Settings:
     default_model: str = _setting(
         "The model to use where none is named: a catalog name, a folder in models_dir, or a path. "
         "auto: the one that suits the language and the machine.",
-        str,
+        read.model,
         "auto",
         old=("DEFAULT_MODEL",),
     )
@@ -138,7 +138,7 @@ class Settings:
     )
     worker_memory: int = _setting(
         "A worker that takes more memory than this is replaced by a fresh one when its recordings are done; "
-        "0: half of the machine's.",
+        "0: half of the machine's, or what its models may take and 1000 MB, whichever is more.",
         read.count(0, 10_000_000),
         0,
         unit="MB",
@@ -174,7 +174,7 @@ class Settings:
         unit="seconds",
     )
     max_models: int = _setting(
-        "How many models a worker holds in memory; the one that was not used for longest goes first.",
+        "How many models a worker holds in memory, with auto at least 2; the one not used for longest goes first.",
         read.count(1, 100),
         4,
         old=("MAX_MODELS",),

@@ -69,6 +69,7 @@ STATUS: Mapping[str, int] = {
     "engine_missing": 500,
     "device_unavailable": 503,
     "out_of_memory": 503,
+    "no_room": 503,
     "model_too_large": 422,
     "engine_failed": 500,
     # the result
@@ -104,6 +105,7 @@ _RETRY_AFTER = {
     "disk_full": 60,
     "download_failed": 60,
     "out_of_memory": 30,
+    "no_room": 30,
 }
 """Seconds that a client is asked to wait, where the error has no number of its own."""
 

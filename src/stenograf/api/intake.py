@@ -45,7 +45,7 @@ from stenograf.jobs.files import Incoming
 from stenograf.jobs.job import SHORT_SECONDS, SYNC_PRIORITY, Job, Lane, NewJob, guess_lane
 from stenograf.models import catalog
 from stenograf.models.catalog import CatalogEntry
-from stenograf.models.choice import AUTO
+from stenograf.models.choice import AUTO, is_auto
 
 MAX_JSON_BYTES = 256 * 1024
 """Of a request that names its recording by an address: room for the longest prompt in any spelling."""
@@ -293,13 +293,13 @@ def _name_in(url: str) -> str:
 def _check(service: Service, parameters: Parameters) -> Checked:
     options = dict(parameters.options)
     asked: str | None = options.get("model")
-    if (asked or service.settings.default_model).lower() == AUTO:
+    if is_auto(asked or service.settings.default_model):
         _can_choose(service, options)
         name = AUTO
     else:
         name, entry = _model(service, asked)
         if entry is not None:
-            _suits(entry, options)
+            _suits(entry, options, service.settings.default_language)
     if asked is not None:
         options["model"] = name
     return Checked(replace(parameters, options=options), name)
@@ -313,13 +313,13 @@ def _model(service: Service, asked: str | None) -> tuple[str, CatalogEntry | Non
     except ModelNotInstalledError:
         entry = catalog.find(name)
         if entry is not None and not service.settings.offline:
-            service.reader.check_size(entry.name, entry.memory)
+            service.reader.available.check_size(entry.name, service.reader.available.expected(entry))
             return entry.name, entry  # the worker downloads it
         raise ModelNotInstalledError(
             f"The model {entry.name if entry else name} is not on this server, which downloads nothing.",
             "GET /api/v1/models lists those that are.",
         ) from None
-    service.reader.check_size(files.name, service.reader.size(files))
+    service.reader.available.check_size(files.name, service.reader.available.size(files))
     return files.name, files.entry
 
 
@@ -328,14 +328,16 @@ def _can_choose(service: Service, options: Mapping[str, Any]) -> None:
     language, task = options.get("language", service.settings.default_language), options.get("task", "transcribe")
     if language in (None, "auto") and task == "transcribe":
         with suppress(ModelNotInstalledError):
-            service.reader.choose(None)
+            service.reader.available.choose(None)
             return
         language = "ru"  # what is here may read one language only
-    service.reader.choose(None if language == "auto" else language, task)
+    service.reader.available.choose(
+        None if language == "auto" else language, "translate" if task == "translate" else "read"
+    )
 
 
-def _suits(entry: CatalogEntry, options: dict[str, Any]) -> None:
-    language = options.get("language", "auto")
+def _suits(entry: CatalogEntry, options: dict[str, Any], default: str | None) -> None:
+    language = options.get("language", default or "auto")
     if language != "auto" and language not in entry.languages:
         shown = ", ".join(entry.languages[:30])
         raise LanguageUnknownError(f"The model {entry.name} does not read {language!r}.", f"It reads {shown}.")

@@ -26,7 +26,7 @@ from stenograf.jobs.files import RESERVE
 from stenograf.jobs.post import on_gpu
 from stenograf.languages import language_name
 from stenograf.models import catalog
-from stenograf.models.choice import AUTO
+from stenograf.models.choice import is_auto
 
 CACHE_SECONDS = 1.0
 """How long an answer of `/ready` is good: however many ask, the service looks at itself once a second."""
@@ -227,7 +227,7 @@ def _model(service: Service) -> Check:
     name, shown = service.settings.default_model, _shown_model(service)
     for model, code in dict(service.load_errors).items():
         return Check(ok=False, detail=f"{model} could not be loaded ({code}).")
-    if name == AUTO:
+    if is_auto(name):
         return _auto(service)
     try:
         service.models.resolve(name, allow_path=True)
@@ -242,7 +242,7 @@ def _model(service: Service) -> Check:
 
 def _auto(service: Service) -> Check:
     language = service.settings.default_language or "ru"
-    choice = service.reader.choose(language)
+    choice = service.reader.available.choose(language)
     where = "is here" if service.reader.is_here(choice.name) else "is downloaded at its first use"
     return Check(ok=True, detail=f"auto: {choice.name} for {language_name(language)} {where}.")
 

@@ -83,7 +83,8 @@ class Service:
         if event["event"] == "job":
             self.watcher.changed(event["job"])
         elif event["event"] == "model_failed":
-            self.load_errors[PurePath(event["model"]).name] = event["code"]
+            entry = catalog.find(event["model"])
+            self.load_errors[entry.name if entry else PurePath(event["model"]).name] = event["code"]
         else:
             if event["event"] == "model_loaded":
                 self.devices[event["model"]] = event["device"]

@@ -27,7 +27,7 @@ from stenograf.errors import (
     unexpected,
 )
 from stenograf.models.catalog import CatalogEntry
-from stenograf.models.choice import AUTO
+from stenograf.models.choice import is_auto
 from stenograf.options import Options
 from stenograf.reader import BeforePull, Decision, rereadable
 from stenograf.runtime import Runtime
@@ -72,6 +72,7 @@ class Batch:
         self._model: str | None = None
         self._before_pull: BeforePull | None = None
         self._said = ""
+        self._declined: set[str] = set()
         self._done = self._failed = self._skipped = 0
 
     def prepare(self, model: str | None, *, ask: bool) -> None:
@@ -86,8 +87,9 @@ class Batch:
         reader = self._runtime.reader
         self._model = model or self._runtime.settings.default_model
         self._before_pull = partial(self._allow_pull, ask=ask)
-        if self._model == AUTO:
-            return  # what is chosen depends on the recording
+        if is_auto(self._model):
+            self._can_choose()  # what is chosen depends on the recording
+            return
         with self._reporter.pulling(self._model) as download:
             files = reader.files(self._model, on_pull=download.update, before_pull=self._before_pull)
         with self._reporter.waiting(f"Loading {files.name}"), reader.use(self._model) as transcriber:
@@ -164,7 +166,7 @@ class Batch:
         with contextlib.ExitStack() as stack:
             source: Source = item.source
             decision = Decision(self._model, self._request.options)
-            if self._model == AUTO:
+            if is_auto(self._model):
                 source, rewind = stack.enter_context(rereadable(source))
                 with self._reporter.pulling("the model") as download:
                     decision = reader.decide(
@@ -182,15 +184,26 @@ class Batch:
             self._said = said
             self._reporter.say(said)
 
+    def _can_choose(self) -> None:
+        """Raises `ModelNotInstalledError` where no recording could be read, whatever its language."""
+        options, available = self._request.options, self._runtime.reader.available
+        try:
+            available.choose(options.language, "translate" if options.task == "translate" else "read")
+        except ModelNotInstalledError:
+            if options.language is not None or options.task == "translate":
+                raise
+            available.choose("ru")  # what is here may read one language only
+
     def _allow_pull(self, entry: CatalogEntry, *, ask: bool) -> None:
         """Say that a model will be downloaded; a person is asked first where it is much."""
         place = self._runtime.store.models_dir
+        if entry.name in self._declined:
+            raise _declined(entry)
         if ask and entry.size > BIG_DOWNLOAD:
             question = f"The model {entry.name} is not here yet. Download it ({size(entry.size)}) to {place}?"
             if not click.confirm(question, default=True, err=True):
-                raise ModelNotInstalledError(
-                    f"The model {entry.name} was not downloaded.", "Choose another: stenograf models list."
-                )
+                self._declined.add(entry.name)  # asked once, and not for each recording
+                raise _declined(entry)
         self._reporter.say(f"Downloading the model {entry.name} ({size(entry.size)}) to {place}")
 
     def _is_wanted(self, item: Recording) -> bool:
@@ -241,3 +254,9 @@ def _is_there(item: Recording) -> bool:
     except OSError:
         return True
     return True
+
+
+def _declined(entry: CatalogEntry) -> ModelNotInstalledError:
+    return ModelNotInstalledError(
+        f"The model {entry.name} was not downloaded.", "Choose another: stenograf models list."
+    )

@@ -23,7 +23,7 @@ from stenograf._version import __version__
 from stenograf.cli.console import size
 from stenograf.engines import cuda
 from stenograf.errors import EngineMissingError, StenografError
-from stenograf.models.choice import AUTO
+from stenograf.models.choice import is_auto
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings, load
 
@@ -139,16 +139,21 @@ def _runtimes() -> Iterator[Finding]:
 
 def _device(settings: Settings) -> Finding:
     asked = settings.device
-    try:
-        usable = engines.engine("faster-whisper").devices()
-    except StenografError:
-        usable = ["cpu"]
+    usable = {}
+    for name in engines.ENGINES:
+        with contextlib.suppress(StenografError):  # an engine that lacks is told of above
+            usable[name] = engines.engine(name).devices()
     wanted = "cuda:0" if asked == "cuda" else asked
-    if asked != "auto" and wanted not in usable:
+    without = [name for name, devices in usable.items() if asked != "auto" and wanted not in devices]
+    if without:
         return Finding(
-            "device", False, f"{asked} is set, but cannot be used", "Set STENOGRAF_DEVICE=auto, or mend the drivers."
+            "device",
+            False,
+            f"{asked} is set, but cannot be used by {', '.join(without)}",
+            "Set STENOGRAF_DEVICE=auto, or mend the drivers: docs/gpu.md.",
         )
-    return Finding("device", True, f"{asked}" + (f": {usable[0]}" if asked == "auto" else ""))
+    best = sorted({devices[0] for devices in usable.values()}, reverse=True)
+    return Finding("device", True, asked + (f": {', '.join(best)}" if asked == "auto" else ""))
 
 
 def _models(runtime: Runtime) -> Iterator[Finding]:
@@ -172,7 +177,7 @@ def _models(runtime: Runtime) -> Iterator[Finding]:
 
 def _default_model(runtime: Runtime) -> Finding:
     name = runtime.settings.default_model
-    if name == AUTO:
+    if is_auto(name):
         return _auto(runtime)
     try:
         files = runtime.store.resolve(name, allow_path=True)
@@ -192,7 +197,7 @@ def _auto(runtime: Runtime) -> Finding:
     reader, told, hint, fine = runtime.reader, [], "", True
     for purpose, language in (("Russian", "ru"), ("other languages", None)):
         try:
-            choice = reader.choose(language)
+            choice = reader.available.choose(language)
         except StenografError as error:
             told.append(f"nothing for {purpose}")
             hint, fine = hint or f"{error.message} {error.hint}", False

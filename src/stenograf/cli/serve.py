@@ -15,7 +15,7 @@ import click
 
 from stenograf import logs
 from stenograf.errors import ModelNotInstalledError, SettingInvalidError
-from stenograf.models.choice import AUTO
+from stenograf.models.choice import is_auto
 from stenograf.settings import LoadedSettings, Settings, load
 
 if TYPE_CHECKING:
@@ -136,11 +136,11 @@ def _expect_model(runtime: Runtime) -> None:
     """A default model that nobody can have is a mistake of whoever starts the service, and not of its first client."""
     name = runtime.settings.default_model
     try:
-        if name == AUTO:
-            name = runtime.reader.choose(runtime.settings.default_language or "ru").name
+        if is_auto(name):
+            name = runtime.reader.available.choose(runtime.settings.default_language or "ru").name
         runtime.store.resolve(name, allow_path=True)
     except ModelNotInstalledError as error:
-        if runtime.settings.offline:
+        if runtime.settings.offline or is_auto(name):
             log.warning("the default model is not here: %s", error)
         else:
             log.warning("the default model %s is not here: it is downloaded at its first use, or now by "

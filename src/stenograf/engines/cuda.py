@@ -28,8 +28,12 @@ def count() -> int:
 
 
 def present() -> bool:
-    """Whether there is a GPU with its driver, asked without opening any library where the system tells."""
-    return count() > 0 if _WINDOWS else Path("/proc/driver/nvidia/gpus").exists()
+    """Whether there is a GPU with its driver that is not hidden, without opening a library where the system tells."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if _WINDOWS or Path("/dev/dxg").exists():  # the latter is WSL's
+        return count() > 0
+    return Path("/proc/driver/nvidia/gpus").exists()
 
 
 def memory(index: int = 0) -> int | None:

@@ -41,7 +41,11 @@ MIN_SAMPLES = SAMPLE_RATE // 10
 """A shorter wave counts as so long."""
 
 BATCH = {"cpu": 2, "cuda": 16}
-"""Chunks that go through the network together, at most: `benchmarks/engines.py` has the figures."""
+"""Chunks that go through the network together, at most. On two cores two of equal length cost 0.8 of one after the
+other, four cost more, and of unequal length it is a loss (`benchmarks/engines.py`); for the GPU it is a guess."""
+
+ALIKE = 1.25
+"""So many times as long as the shortest may the longest of a batch be."""
 
 FRAME_SECONDS = 0.04
 """Step of the token times of GigaAM and FastConformer models: a token lasts at least as long."""
@@ -163,7 +167,7 @@ class LoadedOnnxModel:
 
 
 def _batches(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
-    """Chunks that may go together: of one language. What was drawn before the source fails is handed out still."""
+    """Chunks that go through the network together. What was drawn before the source fails is handed out still."""
     batch: list[Chunk] = []
     size = 1
     failure: Exception | None = None
@@ -173,14 +177,23 @@ def _batches(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
             chunk = next(source, None)
         except Exception as error:
             chunk, failure = None, error
-        if batch and (chunk is None or len(batch) == size or chunk.options.language != batch[0].options.language):
+        if batch and (chunk is None or not _go_together(batch, chunk)):
             yield batch
-            batch, size = [], min(2 * size, most)
+            batch = []
         if failure is not None:
             raise failure
         if chunk is None:
             return
         batch.append(chunk)
+        if len(batch) == size:  # at once: the next chunk may be long in coming
+            yield batch
+            batch, size = [], min(2 * size, most)
+
+
+def _go_together(batch: list[Chunk], chunk: Chunk) -> bool:
+    """Of one language, and of about one length: all are filled up to the longest."""
+    lengths = [len(each.audio) for each in (*batch, chunk)]
+    return chunk.options.language == batch[0].options.language and max(lengths) <= ALIKE * min(lengths)
 
 
 def _filled(waves: list[Samples], seconds: tuple[int, ...]) -> tuple[Any, Any]:
@@ -306,9 +319,18 @@ def _check_device(asr: Any, device: str) -> None:
             )
 
 
+_NO_MEMORY = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory")
+"""How ONNX Runtime and CUDA say so, in lower case."""
+
+
 def _load_error(error: Exception, path: Path) -> StenografError:
-    if "bad allocation" in str(error).lower() or isinstance(error, MemoryError):
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(part in text for part in _NO_MEMORY):
         return OutOfMemoryError(f"There is not enough memory for {path.name}.", "Choose a smaller model.")
+    if any(part in text for part in ("cuda", "cudnn", "cublas")):
+        return DeviceUnavailableError(
+            f"The GPU failed while {path.name} was loaded: {error}.", "Run stenograf doctor, or choose --device cpu."
+        )
     return ModelDamagedError(
         f"The model in {path} cannot be loaded ({error}).",
         "Remove it and pull it again: stenograf models remove NAME, stenograf models pull NAME.",
@@ -325,6 +347,10 @@ def _errors() -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemoryError("There is not enough memory for this recording.", "Choose a smaller model.") from error
     except Exception as error:
+        if any(part in str(error).lower() for part in _NO_MEMORY):
+            raise OutOfMemoryError(
+                "There is not enough memory for this recording.", "Choose a smaller model."
+            ) from error
         raise EngineFailedError(
             f"The engine onnx-asr broke: {error}.", "Try again; run stenograf doctor if it happens again."
         ) from error

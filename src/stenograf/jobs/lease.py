@@ -145,8 +145,13 @@ class Leases:
         with self._db.write() as connection:
             return self._failed(connection, claim, error, again=error.retryable, suspect=False)
 
-    def release(self, claim: Claim, read: Sequence[ChunkResult] = (), **columns: Any) -> None:
-        """Back to the queue without blame: the worker is stopping, or the job belongs to another lane (`lane=`)."""
+    def release(self, claim: Claim, read: Sequence[ChunkResult] = (), *, rest: float = 0.0, **columns: Any) -> None:
+        """Back to the queue without blame: the worker is stopping, or the job belongs to another lane (`lane=`).
+
+        It is not claimed again for `rest` seconds.
+        """
+        if rest:
+            columns["run_at"] = self._db.now + rest
         with self._db.write() as connection:
             self._fenced(connection, claim, **{**columns, **_WAITING})
             self._keep(connection, claim, read)

@@ -13,7 +13,15 @@ from typing import Any, Protocol
 from stenograf import logs
 from stenograf.audio import AudioReader
 from stenograf.chunk import ChunkResult
-from stenograf.errors import CancelledError, DatabaseError, LeaseLostError, OutOfMemoryError, StenografError, unexpected
+from stenograf.errors import (
+    CancelledError,
+    DatabaseError,
+    LeaseLostError,
+    NoRoomError,
+    OutOfMemoryError,
+    StenografError,
+    unexpected,
+)
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import SHORT_SECONDS, Claim, Job, Lane
@@ -26,6 +34,9 @@ from stenograf.transcriber import Progress, Transcriber
 from stenograf.transcript import Transcript
 
 log = logging.getLogger(__name__)
+
+ROOM_SECONDS = 10.0
+"""A job whose model found no room in the memory goes back to the queue for so long."""
 
 FETCH_SECONDS = 3600.0
 """How long the download of a recording may take."""
@@ -93,8 +104,11 @@ class Runner:
         """Claim nothing more; jobs under way end after their running chunks and go back to the queue."""
         self._stopping.set()
 
-    def run_one(self, lanes: Sequence[Lane], *, suspects: bool = False) -> bool:
-        """Claim the most urgent job of these lanes and work on it to its end; False where there was none."""
+    def run_one(self, lanes: Sequence[Lane], *, suspects: bool = False, patience: float | None = None) -> bool:
+        """Claim the most urgent job of these lanes and work on it to its end; False where there was none.
+
+        `patience`: how long its model may wait for room in the memory; None: as long as the reader sees fit.
+        """
         if self._stopping.is_set():
             return False
         claim = self._leases.claim(self._worker, lanes, suspects=suspects)
@@ -102,11 +116,11 @@ class Runner:
             return False
         with logs.bind(request_id=claim.job.request_id, task_id=claim.id):
             self._changed(claim)
-            self._run(claim)
+            self._run(claim, patience)
             self._changed(claim)
         return True
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, patience: float | None) -> None:
         log.info("begun", extra={"attempt": claim.attempt, "lane": claim.job.lane, "file": claim.job.filename})
         keeping = Keeping(
             self._leases,
@@ -118,14 +132,14 @@ class Runner:
         started = time.monotonic()
         try:
             with keeping:
-                state = self._to_its_end(claim, keeping, started)
+                state = self._to_its_end(claim, keeping, started, patience)
         except LeaseLostError:
             state = "lost"
         log.info(state, extra={"attempt": claim.attempt, "seconds": round(time.monotonic() - started, 3)})
 
-    def _to_its_end(self, claim: Claim, keeping: Keeping, started: float) -> str:
+    def _to_its_end(self, claim: Claim, keeping: Keeping, started: float, patience: float | None) -> str:
         try:
-            transcript = self._transcribe(claim, keeping)
+            transcript = self._transcribe(claim, keeping, patience)
         except _Moved:
             _, learnt = keeping.rest()
             self._leases.release(claim, **{**learnt, "lane": "long"})
@@ -135,6 +149,13 @@ class Runner:
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
             self._leases.release(claim, read, **learnt)
+            return "released"
+        except NoRoomError as error:  # nothing is wrong with the job: others are being read
+            read, learnt = keeping.rest()
+            if keeping.lost:
+                raise LeaseLostError("cancelled, removed or taken over") from None
+            log.info("put back for %g s: %s", ROOM_SECONDS, error)
+            self._leases.release(claim, read, rest=ROOM_SECONDS, **learnt)
             return "released"
         except LeaseLostError:
             raise
@@ -202,7 +223,7 @@ class Runner:
             )
         return "failed"
 
-    def _transcribe(self, claim: Claim, keeping: Keeping) -> Transcript:
+    def _transcribe(self, claim: Claim, keeping: Keeping, patience: float | None) -> Transcript:
         job = claim.job
         file = job.file or self._fetch(claim, keeping)
         path = self._files.path(file)
@@ -244,6 +265,7 @@ class Runner:
             earlier=job.model,
             on_model=on_model,
             headway=headway,
+            patience=patience,
             on_chunk=on_chunk,
             on_progress=lambda progress: self._progress(keeping, progress),
             cancelled=lambda: self._asked_to_stop(keeping),
@@ -256,7 +278,8 @@ class Runner:
     def _let_short_in(self, keeping: Keeping) -> None:
         try:
             with keeping.aside():
-                while not keeping.lost and self.run_one(("short",)):
+                # Without patience: it would wait for the model that this very thread holds.
+                while not keeping.lost and self.run_one(("short",), patience=0.0):
                     pass
         except Exception:  # the long one can go on
             log.exception("no short recording could be let in")

@@ -18,9 +18,8 @@ from typing import Protocol
 
 import psutil
 
-from stenograf import logs
-from stenograf.errors import StenografError
-from stenograf.jobs import allocation
+from stenograf import allocation, logs
+from stenograf.errors import ModelNotInstalledError, StenografError
 from stenograf.jobs.dispatch import Uplink
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
@@ -28,6 +27,7 @@ from stenograf.jobs.lease import Leases
 from stenograf.jobs.outbound import Outbound
 from stenograf.jobs.post import HUNG, RECYCLE, REST, Post
 from stenograf.jobs.runner import Limits, Models, Runner
+from stenograf.models import memory
 from stenograf.options import Options
 from stenograf.settings import Settings
 
@@ -47,6 +47,9 @@ IDLE_SECONDS = 120.0
 
 QUARANTINE_SECONDS = 5.0
 """The same for the one that takes suspects: they are rare, and have had their rest when it is started."""
+
+BESIDE_BYTES = 1_000_000_000
+"""What a worker may take beside its models."""
 
 KEPT_BYTES = 400_000_000
 """A worker without a model that still takes so much more than at its start is replaced: libraries keep memory, and only
@@ -80,12 +83,16 @@ class Worker:
         self._uplink = uplink
         self._hints = hints
         self._name = post.worker(os.getpid())
-        self._memory = (settings.worker_memory * 1_000_000) or psutil.virtual_memory().total // 2
+        # More than its models may take, or it would be replaced again and again for holding them.
+        available = runtime.reader.available
+        models = 0 if available.on_gpu else available.budget
+        self._memory = settings.worker_memory * 1_000_000 or max(memory.machine() // 2, models + BESIDE_BYTES)
         self._working = 0
         self._used = time.monotonic()
         self._has_worked = False
         self._recycle = False
         self._rest = False
+        self._let_go = False
         self._at_start = psutil.Process().memory_info().rss
         self._ended = threading.Event()
         self._preloading = threading.Thread(target=self._preload, daemon=True, name="preload")
@@ -174,9 +181,11 @@ class Worker:
         if gone := self._runtime.reader.close_idle():
             allocation.give_back()
             log.info("%s left the memory: nobody used it for a while", ", ".join(gone))
-            self._rest_if_memory_is_kept()
+            self._let_go = True
         if self._working:
             return
+        if self._let_go and not held:
+            self._rest_if_memory_is_kept()
         idle = time.monotonic() - self._used
         if self._has_worked and idle > TRIM_SECONDS:
             self._has_worked = False
@@ -187,8 +196,9 @@ class Worker:
             self.stop()
 
     def _rest_if_memory_is_kept(self) -> None:
+        self._let_go = False
         kept = psutil.Process().memory_info().rss - self._at_start
-        if kept > KEPT_BYTES and not self._runtime.reader.loaded() and not self._working:
+        if kept > KEPT_BYTES:
             log.info("%d MB did not come back: a fresh worker takes over", kept // 1_000_000)
             self._rest = True
             self.stop()
@@ -202,20 +212,28 @@ class Worker:
             self._recycle = True
 
     def _preload(self) -> None:
-        reader = self._runtime.reader
-        for name in reader.needed_first():
+        for name in self._runtime.reader.available.needed_first():
             try:
-                if not reader.is_here(name):
-                    log.info("the model %s is not here: it is fetched when someone wants it", name)
-                    continue
-                with reader.use(name) as transcriber:
-                    for vad in (True, False):  # the first pass through each library takes its time: better now
-                        transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
-                    log.info("the model %s is loaded", name)
-                self._used, self._has_worked = time.monotonic(), True
+                self._preload_one(name)
+            except ModelNotInstalledError as error:
+                log.info("not loaded yet: %s", error)  # it is fetched when someone wants it, where it may be
             except StenografError as error:  # it will be said again, to whoever asks for the model
                 log.warning("the model %s is not ready: %s", name, error)
                 self._uplink.tell({"event": "model_failed", "model": name, "code": error.code})
+            except Exception:
+                log.exception("the model %s is not ready", name)
+
+    def _preload_one(self, name: str) -> None:
+        reader = self._runtime.reader
+        before = {model.name for model in reader.loaded()}
+        reader.find(name)
+        with reader.use(name) as transcriber:
+            for vad in (True, False):  # the first pass through each library takes its time: better now
+                transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
+            log.info("the model %s is loaded", transcriber.model)
+        if gone := before - {model.name for model in reader.loaded()}:
+            log.warning("%s had to make room for %s: not all models that are loaded first fit", ", ".join(gone), name)
+        self._used, self._has_worked = time.monotonic(), True
 
     def _hung(self) -> None:
         log.critical("no headway for %g s: this worker is hung and ends itself", self._runtime.settings.stall)

@@ -8,9 +8,8 @@ Pure data. Sources, looked up in November 2026:
   parameter. Good to about 5 %, and only for showing: a download is checked against what the hub says;
 - licences: the model cards. Systran's conversions and the distilled models are MIT as Whisper is, GigaAM is
   MIT since December 2024, NVIDIA's models are CC-BY-4.0, Vosk and T-one Apache-2.0;
-- memory: the weights in the form in which they are loaded (int8 for faster-whisper on a CPU, the file's own
-  precision for onnx-asr, float32 for openai-whisper) and what a running engine adds. An estimate, for choosing a model;
-- addresses of openai-whisper's `.pt` files, which hold their sha256: `whisper/__init__.py` (20250625, MIT).
+- memory: measured for base, small and GigaAM in float32 on weights of their shape (`benchmarks/engines.py`), with two
+  windows read side by side; the others by their proportions. For choosing a model, and for the budget of the pool.
 
 onnx-asr's `whisper-base` leads to `base`: the same weights, in the engine that also gives timestamps.
 """
@@ -214,23 +213,23 @@ _PARAKEET_V2 = _onnx(
 )  # fmt: skip
 
 _ON_HUB: tuple[CatalogEntry, ...] = (
-    _whisper("tiny", "Systran/faster-whisper-tiny", 78, 250, "the quickest Whisper, and the least accurate"),
-    _english("tiny.en", "Systran/faster-whisper-tiny.en", 78, 250, "tiny for English only"),
-    _whisper("base", "Systran/faster-whisper-base", 148, 350, "quick; good for clear speech"),
-    _english("base.en", "Systran/faster-whisper-base.en", 148, 350, "base for English only"),
-    _whisper("small", "Systran/faster-whisper-small", 486, 700, "balanced; as much as two CPU cores bear"),
-    _english("small.en", "Systran/faster-whisper-small.en", 486, 700, "small for English only"),
-    _whisper("medium", "Systran/faster-whisper-medium", 1_530, 1_500, "accurate; slow on a CPU"),
-    _english("medium.en", "Systran/faster-whisper-medium.en", 1_530, 1_500, "medium for English only"),
-    _whisper("large-v1", "Systran/faster-whisper-large-v1", 3_090, 2_500, "the first large"),
-    _whisper("large-v2", "Systran/faster-whisper-large-v2", 3_090, 2_500, "the second large"),
+    _whisper("tiny", "Systran/faster-whisper-tiny", 78, 300, "the quickest Whisper, and the least accurate"),
+    _english("tiny.en", "Systran/faster-whisper-tiny.en", 78, 300, "tiny for English only"),
+    _whisper("base", "Systran/faster-whisper-base", 148, 400, "quick; good for clear speech"),
+    _english("base.en", "Systran/faster-whisper-base.en", 148, 400, "base for English only"),
+    _whisper("small", "Systran/faster-whisper-small", 486, 800, "balanced; as much as two CPU cores bear"),
+    _english("small.en", "Systran/faster-whisper-small.en", 486, 800, "small for English only"),
+    _whisper("medium", "Systran/faster-whisper-medium", 1_530, 1_900, "accurate; slow on a CPU"),
+    _english("medium.en", "Systran/faster-whisper-medium.en", 1_530, 1_900, "medium for English only"),
+    _whisper("large-v1", "Systran/faster-whisper-large-v1", 3_090, 3_000, "the first large"),
+    _whisper("large-v2", "Systran/faster-whisper-large-v2", 3_090, 3_000, "the second large"),
     _whisper(
-        "large-v3", "Systran/faster-whisper-large-v3", 3_090, 2_500,
+        "large-v3", "Systran/faster-whisper-large-v3", 3_090, 3_000,
         "the most accurate Whisper, and the one to translate with",
         languages=_WHISPER_100, mels_128=True, aliases=("large", "whisper-large"),
     ),
     _whisper(
-        "turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo", 1_620, 1_500,
+        "turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo", 1_620, 2_000,
         "nearly as accurate as large-v3, several times as fast; cannot translate",
         languages=_WHISPER_100, translates=False, mels_128=True,
         aliases=("large-v3-turbo", "whisper-large-v3-turbo"),

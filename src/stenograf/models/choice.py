@@ -78,6 +78,11 @@ class Choice:
     """One line that says which would be better, and why it is not taken; empty if none."""
 
 
+def is_auto(name: str) -> bool:
+    """Whether a model's name stands for the right one."""
+    return name.strip().lower() == AUTO
+
+
 def choose(
     candidates: Iterable[Candidate], *, language: str | None, want: Want = "read", gpu: bool = False, cores: int = 8
 ) -> Choice:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from stenograf.errors import ModelTooLargeError, OutOfMemoryError
+from stenograf.errors import ModelTooLargeError, NoRoomError
 
 PATIENCE_SECONDS = 300.0
 """How long a model waits for room."""
@@ -84,20 +84,22 @@ class ModelPool(Generic[T]):
         self._places: dict[str, _Place[T]] = {}  # in the order of their last use
 
     @contextmanager
-    def use(self, name: str, headway: Callable[[], None] = lambda: None) -> Iterator[T]:
+    def use(
+        self, name: str, headway: Callable[[], None] = lambda: None, *, patience: float | None = None
+    ) -> Iterator[T]:
         """The model of that name, loaded if need be, kept at least until the end of the `with`.
 
-        `headway` is called again and again while it waits for room; what it raises ends the waiting. Raises
-        `ModelTooLargeError`, `OutOfMemoryError` where no room came free in time, and what loading raises; the next to
-        ask tries again.
+        `headway` is called again and again while it waits for room, `patience` seconds at most; what it raises ends
+        the waiting. Raises `ModelTooLargeError`, `NoRoomError`, and what loading raises; the next to ask tries again.
         """
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
         place = self._enter(name)
         try:
             while not place.loading.acquire(timeout=LOOK_SECONDS):
                 headway()
             try:
                 if place.model is None:
-                    self._make_room(name, place, headway)
+                    self._make_room(name, place, headway, deadline)
                     place.model = self._loaded(name, place)
             finally:
                 place.loading.release()
@@ -144,11 +146,10 @@ class ModelPool(Generic[T]):
                 place.room = False
             raise
 
-    def _make_room(self, name: str, place: _Place[T], headway: Callable[[], None]) -> None:
+    def _make_room(self, name: str, place: _Place[T], headway: Callable[[], None], deadline: float) -> None:
         size = self._size_of(name)
         if self._max_bytes is not None and size > self._max_bytes:
             raise too_large(name, size, self._max_bytes)
-        deadline = time.monotonic() + self._patience
         while True:
             with self._changed:
                 held = [other for other in self._places.values() if other.room]
@@ -159,15 +160,15 @@ class ModelPool(Generic[T]):
                 oldest = next((n for n, p in self._places.items() if p.model is not None and not p.users), None)
                 gone = self._places.pop(oldest) if oldest is not None else None
                 if gone is None:
-                    self._changed.wait(LOOK_SECONDS)
+                    self._changed.wait(max(0.0, min(LOOK_SECONDS, deadline - time.monotonic())))
             if gone is not None and oldest is not None:
                 self._end(oldest, gone, "room")
                 continue
             headway()
             if time.monotonic() > deadline:
-                raise OutOfMemoryError(
-                    f"There was no room for the model {name} within {self._patience:.0f} s: others are in use.",
-                    "Send it again later, or let more models be held (STENOGRAF_MAX_MODELS, STENOGRAF_MODEL_MEMORY).",
+                raise NoRoomError(
+                    f"There was no room for the model {name}: others are in use.",
+                    "Try again later, or let more models be held (STENOGRAF_MAX_MODELS, STENOGRAF_MODEL_MEMORY).",
                 )
 
     def _close(self, reason: str, which: Callable[[_Place[T]], bool]) -> list[str]:
@@ -192,5 +193,6 @@ def too_large(name: str, size: int, most: int) -> ModelTooLargeError:
     """The error for a model that takes more memory than there is for models."""
     return ModelTooLargeError(
         f"The model {name} takes about {size / 1e6:,.0f} MB of memory, and models may take {most / 1e6:,.0f} MB here.",
-        "Choose a smaller one, such as small or gigaam-v3-e2e-rnnt-int8, or raise STENOGRAF_MODEL_MEMORY.",
+        "Choose a smaller one (stenograf models list shows what each takes), or raise STENOGRAF_MODEL_MEMORY, on a GPU "
+        "STENOGRAF_GPU_MEMORY.",
     )
