@@ -126,9 +126,11 @@ AUTO = {"STENOGRAF_DEFAULT_MODEL": "auto"}
 def test_auto_takes_a_model_for_each_recording(run: Run, work: Path) -> None:
     put(rnnt(), work / "a.ogg")
     put(short("en"), work / "b.ogg")
-    result = run("transcribe", "--json", "a.ogg", "b.ogg", **AUTO)
+    put(rnnt(), work / "c.ogg")
+    result = run("transcribe", "--json", "a.ogg", "b.ogg", "c.ogg", **AUTO)
     assert result.status == 0, result.err
-    russian, english = map(json.loads, result.out.splitlines())
+    russian, english, _ = map(json.loads, result.out.splitlines())
+    assert result.err.count("gigaam-v3-e2e-rnnt would do better") == 1  # not for each recording
     assert (russian["model"], russian["language"], english["model"]) == ("gigaam-rnnt-test", "ru", "whisper-test")
     assert russian["model_reason"].endswith("whisper-test heard Russian")
     assert "Model gigaam-rnnt-test on cpu" in result.err

@@ -32,6 +32,10 @@ PLAIN_SECONDS = 10.0
 """and not more often than this."""
 
 
+OF_THE_MODEL = frozenset({"second_best", "device_fallback", "option_ignored"})
+"""Codes of warnings that tell of the model and not of the recording."""
+
+
 class Reporter:
     """Tells a person how the work goes; `quiet` leaves errors only, `verbose` adds the segments as they come."""
 
@@ -39,6 +43,7 @@ class Reporter:
         self.quiet = quiet
         self.verbose = verbose
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._said: set[str] = set()
 
     @property
     def live(self) -> bool:
@@ -65,6 +70,10 @@ class Reporter:
         spoken = transcript.language or "no speech"
         self.say(f"✓ {name}: {spoken}, {clock(transcript.duration)} in {seconds:.1f} s{speed}{written}")
         for warning in transcript.warnings:
+            if warning.code in OF_THE_MODEL:  # said once, not for each of two hundred recordings
+                if warning.message in self._said:
+                    continue
+                self._said.add(warning.message)
             self.say(f"  ! {warning.message}", "yellow")
 
     @contextmanager
