@@ -162,7 +162,17 @@ class TestReady:
         with serve(settings_for(tmp_path, models_dir=tmp_path, default_model="auto")) as server:
             assert not checks(server, 503)["model"]["ok"]
 
-    def test_models_on_the_processor_beside_a_gpu(self, tmp_path: Path) -> None:
+    def test_a_model_that_was_to_be_loaded_and_is_not_needed(self, tmp_path: Path) -> None:
+        with serve(settings_for(tmp_path)) as server:
+            server.service.heard({"event": "model_failed", "model": "whisper-tset", "code": "model_unknown"})
+            checks(server, 200)
+
+    def test_a_gpu_that_is_not_there(self, tmp_path: Path) -> None:
+        with serve(settings_for(tmp_path, device="cuda")) as server:
+            assert "there is no GPU" in checks(server, 503)["device"]["detail"]
+
+    def test_models_on_the_processor_beside_a_gpu(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("stenograf.engines.cuda.present", lambda: True)
         with serve(settings_for(tmp_path, device="cuda")) as server:
             assert checks(server, 200)["device"]["detail"] == "cuda; no model is loaded yet"
             server.service.heard({"event": "model_loaded", "model": "a", "seconds": 1.0, "device": "cuda:0"})

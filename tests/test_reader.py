@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 import wave
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stenograf.errors import (
     CancelledError,
     DownloadFailedError,
     LanguageUnknownError,
+    ModelDamagedError,
     ModelNotInstalledError,
     ModelTooLargeError,
 )
@@ -94,6 +96,9 @@ def test_without_a_model_that_tells_languages_apart(tmp_path: Path, models_dir: 
     transcript = made.reader.read(russian.path, made.options())
     assert plain(transcript.text) == plain(russian.text)
     assert "so it was read as Russian: name the language, or pull base." in transcript.warnings[0].message
+    assert transcript.warnings[0].code == "language_assumed"
+    with pytest.raises(ModelNotInstalledError, match="reads Kyrgyz"):
+        made.reader.read(russian.path, made.options(language="ky"))
     with pytest.raises(ModelNotInstalledError, match="reads English"):
         made.reader.read(russian.path, made.options(language="en"))
 
@@ -183,6 +188,29 @@ def test_one_folder_that_is_of_no_use_does_not_stop_the_choice(two: Path) -> Non
     assert choice.name == "gigaam-test"
     assert "it is damaged here (stenograf models pull gigaam-v3-e2e-rnnt mends it)" in choice.second_best
     assert made.reader.available.needed_first() == ["whisper-test", "gigaam-test"]
+
+
+def test_one_that_cannot_be_loaded_is_done_without(tmp_path: Path, models_dir: Path) -> None:
+    for name in ("whisper-test", "gigaam-test"):
+        (tmp_path / name).symlink_to(models_dir / name)
+    shutil.copytree(models_dir / "gigaam-rnnt-test", tmp_path / "gigaam-v3-rnnt")
+    weights = tmp_path / "gigaam-v3-rnnt" / "v3_rnnt_encoder.onnx"
+    weights.write_bytes(weights.read_bytes()[:100_000])  # its name and place are right
+    made, russian = runtime(tmp_path), clip("ru", "gigaam-test")
+    transcript = made.reader.read(russian.path, made.options(language="ru"))
+    assert (transcript.model, plain(transcript.text)) == ("gigaam-test", plain(russian.text))
+    with pytest.raises(ModelDamagedError) as caught:  # named, it is told
+        made.reader.read(russian.path, made.options(language="ru"), model="gigaam-v3-rnnt")
+    assert "stenograf models pull gigaam-v3-rnnt" in caught.value.hint
+
+
+def test_without_a_whole_model_the_damage_is_told(tmp_path: Path, models_dir: Path) -> None:
+    shutil.copytree(models_dir / "gigaam-test", tmp_path / "mine")
+    (tmp_path / "mine" / "v3_ctc.onnx").write_bytes(b"half")
+    made = runtime(tmp_path)
+    with pytest.raises(ModelDamagedError) as caught:
+        made.reader.read(clip("ru", "gigaam-test").path, made.options(language="ru"))
+    assert caught.value.hint == "It is a model of your own: copy it there again from where it came."
 
 
 def test_a_model_that_comes_in_one_format_says_that_another_was_passed_over(tmp_path: Path, models_dir: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -74,6 +75,26 @@ _NO_OTHER_FILES = {"protocol_whitelist": "none"}
 _ANY_TITLES: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 _DAMAGE_LIMIT = 100_000
+
+
+@contextmanager
+def rereadable(source: Source) -> Iterator[tuple[Source, Callable[[], object]]]:
+    """A recording that can be read twice, and what brings it back to its beginning: a pipe is copied to a file."""
+    if isinstance(source, str | os.PathLike):
+        yield source, lambda: None
+    elif source.seekable():
+        yield source, partial(source.seek, source.tell())
+    else:
+        with tempfile.TemporaryFile() as copy:
+            try:
+                shutil.copyfileobj(source, copy)
+            except OSError as error:
+                raise DiskFullError(
+                    f"The recording cannot be kept while it is read: {error.strerror}.",
+                    "Free some space in the folder for temporary files, or set TMPDIR to another.",
+                ) from error
+            copy.seek(0)
+            yield copy, partial(copy.seek, 0)
 
 
 class AudioReader:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +24,7 @@ from stenograf.errors import (
     DeviceUnavailableError,
     DiskFullError,
     DownloadFailedError,
+    ModelDamagedError,
     ModelNotInstalledError,
     ModelsReadOnlyError,
     StenografError,
@@ -148,6 +146,8 @@ class Reader:
         )
         try:
             loaded = load(device=settings.device)
+        except ModelDamagedError as error:
+            raise ModelDamagedError(error.message, _mend(files)) from error
         except DeviceUnavailableError as error:
             if settings.device != "auto" or not cuda.present():
                 raise
@@ -227,6 +227,8 @@ class Reader:
             if is_auto(name):
                 decision = replace(decision, reason="chosen when the recording was begun")
         elif is_auto(name):
+            from stenograf.audio import rereadable  # here: the API's process never loads FFmpeg
+
             with rereadable(source) as (kept, rewind):
                 listening = {name: how[name] for name in ("cancelled", "draining", "name") if name in how}
                 decision = self.decide(kept, options, headway=headway, patience=patience, **listening)
@@ -281,7 +283,13 @@ class Reader:
         and `detect_language` raise, and `ModelNotInstalledError` where nothing that suits can be had.
         """
         want: Want = "translate" if options.task == "translate" else "read"
-        get = partial(self._had, on_pull=_telling(headway, on_pull), before_pull=before_pull)
+        get = partial(
+            self._had,
+            on_pull=_telling(headway, on_pull),
+            before_pull=before_pull,
+            headway=headway,
+            patience=patience,
+        )
         if options.language is not None or want == "translate" or self.available.one_reads_all():
             choice = get(options.language, want)  # Whisper finds out a language by itself
             return Decision(choice.name, options, choice.reason, notes=_notes(choice.second_best))
@@ -294,7 +302,8 @@ class Reader:
                 f"No model that can be had here tells languages apart, so it was read as {language_name(language)}: "
                 "name the language, or pull base."
             )
-            return Decision(choice.name, options, choice.reason, notes=_notes(told, choice.second_best))
+            assumed = TranscriptWarning("language_assumed", told)
+            return Decision(choice.name, options, choice.reason, notes=(assumed, *_notes(choice.second_best)))
         with self.use(detector.name, headway, patience=patience) as transcriber:
             started = time.monotonic()
             found, probability = transcriber.detect_language(source, options, **listening)
@@ -308,19 +317,33 @@ class Reader:
         )
 
     def _had(
-        self, language: str | None, want: Want, *, on_pull: OnPull, before_pull: BeforePull | None = None
+        self,
+        language: str | None,
+        want: Want,
+        *,
+        on_pull: OnPull,
+        before_pull: BeforePull | None,
+        headway: Callable[[], None],
+        patience: float | None,
     ) -> Choice:
-        """What is chosen, and on this machine by now: where the best cannot be fetched, the best of what is here."""
-        choice = self.available.choose(language, want)
-        try:
-            self.files(choice.name, on_pull=on_pull, before_pull=before_pull)
-        except (DownloadFailedError, ModelsReadOnlyError, DiskFullError) as error:
-            self.available.hub_failed(error)
+        """What is chosen, in memory by now: where the best cannot be fetched or loaded, the best of the others."""
+        trouble: StenografError | None = None
+        while True:
             try:
-                return self.available.choose(language, want)
-            except ModelNotInstalledError:
-                raise error from None
-        return choice
+                choice = self.available.choose(language, want)
+            except ModelNotInstalledError as nothing:
+                raise trouble or nothing from None
+            try:
+                self.files(choice.name, on_pull=on_pull, before_pull=before_pull)
+                with self.use(choice.name, headway, patience=patience):
+                    return choice
+            except (DownloadFailedError, ModelsReadOnlyError, DiskFullError) as error:
+                self.available.hub_failed(error)
+                trouble = error
+            except ModelDamagedError as error:
+                log.warning("%s", error)
+                self.available.broken(choice.name)
+                trouble = error
 
     def _still_second_best(self, name: str, options: Options) -> tuple[TranscriptWarning, ...]:
         if not is_auto(self._settings.default_model):
@@ -362,26 +385,6 @@ def _telling(headway: Callable[[], None], on_pull: OnPull | None) -> OnPull:
     return pulled
 
 
-@contextmanager
-def rereadable(source: Source) -> Iterator[tuple[Source, Callable[[], object]]]:
-    """A recording that can be read twice, and what brings it back to its beginning: a pipe is copied to a file."""
-    if isinstance(source, str | os.PathLike):
-        yield source, lambda: None
-    elif source.seekable():
-        yield source, partial(source.seek, source.tell())
-    else:
-        with tempfile.TemporaryFile() as copy:
-            try:
-                shutil.copyfileobj(source, copy)
-            except OSError as error:
-                raise DiskFullError(
-                    f"The recording cannot be kept while it is read: {error.strerror}.",
-                    "Free some space in the folder for temporary files, or set TMPDIR to another.",
-                ) from error
-            copy.seek(0)
-            yield copy, partial(copy.seek, 0)
-
-
 def _ask(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise CancelledError("The transcription was cancelled.", "Start it again when you want it.")
@@ -395,15 +398,22 @@ def _key(files: ModelFiles) -> str:
     return files.name if files.entry else str(files.path)
 
 
+def _mend(files: ModelFiles) -> str:
+    if files.entry is None:
+        return "It is a model of your own: copy it there again from where it came."
+    name = files.entry.name
+    return f"Remove it and pull it again: stenograf models remove {name}, stenograf models pull {name}."
+
+
 def _compute_type(asked: str, files: ModelFiles) -> tuple[str, list[TranscriptWarning]]:
     """The number format to load: a model of onnx-asr in the catalog comes in one only, whatever is asked."""
-    if files.engine != "onnx-asr" or (files.entry is None and not files.quantization):
+    if files.engine != "onnx-asr":
         return asked, []
     comes_in = files.quantization or "float32"
-    if files.entry is None:
-        return (comes_in if asked == "auto" else asked), []
     if asked in ("auto", "default", comes_in):
         return comes_in, []
+    if files.entry is None and asked == "int8" and any(files.path.glob("**/*int8*.onnx")):
+        return asked, []  # a folder that holds both
     told = f"The model {files.name} comes in {comes_in} only; the compute type {asked} was passed over."
     return comes_in, [TranscriptWarning("option_ignored", told)]
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from stenograf.api import limits, parameters
 from stenograf.api.auth import Principal, require
-from stenograf.api.errors import COMMON, STATUS, about_of, kinds
+from stenograf.api.errors import COMMON, STATUS, about_of, kinds, public
 from stenograf.api.intake import NO_FILE, Checked, Recording, Submission, check, receiving, request_id, submit
 from stenograf.api.parameters import Parameters
 from stenograf.api.schemas import SPARSE, TaskId, TranscriptOut, Wire
@@ -143,7 +143,8 @@ def progress(task_id: str, service: Served, principal: Reader) -> JSONResponse:
         result = service.store.transcript(job.id)
         found |= {"filename": job.filename, "transcription": result["text"], "result": result}
     elif job.error is not None and job.state == "error":
-        found["error"] = f"{job.error.message} {job.error.hint}".strip()
+        error = public(job.error)
+        found["error"] = f"{error.message} {error.hint}".strip()
     return JSONResponse(found)
 
 

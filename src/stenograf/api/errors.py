@@ -234,6 +234,12 @@ def fault_of(error: Exception) -> Fault:
     return Fault(500, "internal", *_UNTOLD)
 
 
+def public(error: JobError) -> JobError:
+    """What clients may know of the error that a job ended with."""
+    message, hint = _PUBLIC.get(error.code, (error.message, error.hint))
+    return JobError(error.code, message, hint)
+
+
 def raised(error: JobError) -> StenografError:
     """The error that a job ended with, to be raised to a client who waits for the job."""
     kind = next((kind for kind in _tree(StenografError) if kind.code == error.code), StenografError)

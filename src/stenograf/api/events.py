@@ -33,7 +33,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from stenograf.api import limits
 from stenograf.api.auth import Principal, principal, require
-from stenograf.api.errors import problems, respond
+from stenograf.api.errors import problems, public, respond
 from stenograf.api.schemas import Task, links_of
 from stenograf.api.service import Served, Service
 from stenograf.errors import DatabaseError, ForbiddenError, ServiceStoppingError, StenografError, TaskUnknownError
@@ -252,4 +252,4 @@ def _last(job: Job) -> Event:
     if job.state == "cancelled":
         return Event("cancelled", {"status": "cancelled", "links": links})
     error = job.error or JobError("internal", "It failed, and nobody wrote down why.")
-    return Event("error", error.to_dict())
+    return Event("error", public(error).to_dict())

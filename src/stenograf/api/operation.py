@@ -21,6 +21,7 @@ from stenograf.api.connection import kept
 from stenograf.api.errors import problems
 from stenograf.api.schemas import Wire
 from stenograf.api.service import Served, Service
+from stenograf.engines import cuda
 from stenograf.errors import ModelNotInstalledError, StenografError
 from stenograf.jobs.files import RESERVE
 from stenograf.jobs.post import on_gpu
@@ -225,7 +226,10 @@ def _workers(service: Service) -> Check:
 
 def _model(service: Service) -> Check:
     name, shown = service.settings.default_model, _shown_model(service)
+    needed = {PurePath(name).name for name in service.reader.available.needed_by_default()}
     for model, code in dict(service.load_errors).items():
+        if model not in needed:  # one that was to be loaded first and is not needed, such as one misspelt
+            continue
         return Check(ok=False, detail=f"{model} could not be loaded ({code}).")
     if is_auto(name):
         return _auto(service)
@@ -250,6 +254,8 @@ def _auto(service: Service) -> Check:
 def _device(service: Service) -> Check:
     """Models on the processor of a machine whose GPU should read them would go unnoticed for long."""
     used = sorted(set(service.devices.values()))
+    if service.settings.device.startswith("cuda") and not cuda.present():
+        return Check(ok=False, detail=f"{service.settings.device} is asked for, and there is no GPU that can be used.")
     if "cpu" in used and on_gpu(service.settings):
         return Check(ok=False, detail="There is a GPU, but models run on the processor: see stenograf doctor.")
     shown = ", ".join(used) if used else f"{service.settings.device}; no model is loaded yet"

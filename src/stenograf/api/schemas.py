@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stenograf.api.errors import public
 from stenograf.jobs.job import Job, Lane, State
 from stenograf.jobs.store import Outlook
 
@@ -113,7 +114,7 @@ class Task(Wire):
             started_at=None if job.started_at is None else moment(job.started_at),
             finished_at=None if job.finished_at is None else moment(job.finished_at),
             expires_at=None if job.expires_at is None else moment(job.expires_at),
-            error=TaskError(**job.error.to_dict()) if job.error else None,
+            error=TaskError(**public(job.error).to_dict()) if job.error else None,
             links=links_of(job),
         )
 

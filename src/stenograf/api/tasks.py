@@ -13,7 +13,7 @@ from stenograf import formats
 from stenograf.api import limits, parameters
 from stenograf.api.auth import Principal, require
 from stenograf.api.disposition import content_disposition
-from stenograf.api.errors import described, problems
+from stenograf.api.errors import described, problems, public
 from stenograf.api.intake import Submission, check, idempotency_key, in_flight, receiving, request_id, submit
 from stenograf.api.ranges import RangedFile, media_type_of
 from stenograf.api.schemas import TASKS, Task, TaskAccepted, TaskList, TranscriptOut
@@ -278,7 +278,7 @@ def _transcript(service: Served, job: Job) -> dict[str, Any]:
     if job.state == "done":
         return service.store.transcript(job.id)
     hints: dict[State, str] = {
-        "error": f"It ended with: {job.error.message}" if job.error else "Retry it.",
+        "error": f"It ended with: {public(job.error).message}" if job.error else "Retry it.",
         "cancelled": "Retry it to have it read after all.",
     }
     raise TaskStateError(

@@ -14,7 +14,7 @@ import click
 
 from stenograf import formats as writing
 from stenograf import output as saving
-from stenograf.audio import Source, missing
+from stenograf.audio import Source, missing, rereadable
 from stenograf.cli.console import Reporter, printing, size
 from stenograf.cli.inputs import Recording, is_folder, targets
 from stenograf.cli.interrupts import Interrupts
@@ -29,7 +29,7 @@ from stenograf.errors import (
 from stenograf.models.catalog import CatalogEntry
 from stenograf.models.choice import is_auto
 from stenograf.options import Options
-from stenograf.reader import BeforePull, Decision, rereadable
+from stenograf.reader import BeforePull, Decision
 from stenograf.runtime import Runtime
 from stenograf.transcriber import Transcriber
 from stenograf.transcript import Transcript

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stenograf.engines import cuda
 from stenograf.errors import ModelNotInstalledError, StenografError
+from stenograf.languages import WHISPER_LANGUAGES
 from stenograf.models import catalog, memory
 from stenograf.models.choice import OWN_WHISPER, SPECIAL, Candidate, Choice, Want, choose, is_auto
 from stenograf.models.pool import too_large
@@ -27,6 +28,9 @@ LOOK_SECONDS = 5.0
 _LISTENER = 400_000_000
 """Bytes that `base` takes, which listens for languages."""
 
+BROKEN_SECONDS = 60.0
+"""A model that could not be loaded is tried again after so long."""
+
 HUB_REST_SECONDS = 600.0
 """After a download that failed, models that are here are taken for so long."""
 
@@ -42,6 +46,7 @@ class Available:
         self._listed: tuple[float, list[Candidate]] = (float("-inf"), [])
         self._hub_failed = float("-inf")
         self._hub_trouble = ""
+        self._broken: dict[str, float] = {}
 
     def choose(self, language: str | None, want: Want = "read") -> Choice:
         """What `auto` takes for a language, None for one that is not known. Raises `ModelNotInstalledError`."""
@@ -51,17 +56,32 @@ class Available:
 
     def one_reads_all(self) -> bool:
         """Whether all languages are read by the same model, so that none need be chosen."""
-        try:
-            names = {self.choose(language, "read").name for language in (None, *SPECIAL)}
-        except ModelNotInstalledError:
-            return False
-        return len(names) == 1
+        names = set()
+        for language in (None, *SPECIAL):
+            with contextlib.suppress(ModelNotInstalledError):
+                names.add(self.choose(language, "read").name)
+        return len(names) == 1 and self._tells_languages_apart(names.pop())
+
+    def _tells_languages_apart(self, name: str) -> bool:
+        return any(
+            item.name == name and (item.languages is None or len(item.languages) > 1) for item in self._candidates()
+        )
 
     def needed_first(self) -> list[str]:
         """The models to load before anybody asks: those of the settings, else what the default one needs."""
         named = self._settings.preload_models or (self._settings.default_model,)
         found = [each for name in named for each in (self._needed_for_auto() if is_auto(name) else [name])]
         return list(dict.fromkeys(found))
+
+    def needed_by_default(self) -> list[str]:
+        """The models that recordings need for which none is named."""
+        name = self._settings.default_model
+        return self._needed_for_auto() if is_auto(name) else [name]
+
+    def broken(self, name: str) -> None:
+        """A model could not be loaded though its files are all there: for a while take others."""
+        self._broken[name] = time.monotonic()
+        self.changed()
 
     def _needed_for_auto(self) -> list[str]:
         wanted: list[tuple[str | None, Want]] = [(self._settings.default_language or "ru", "read")]
@@ -129,14 +149,15 @@ class Available:
         kinds = {entry.onnx_type: entry for entry in catalog.ENTRIES if entry.onnx_type and not entry.quantization}
         for entry in catalog.ENTRIES:
             item = here.pop(entry.name, None)
-            is_here = item is not None and not item.problem
+            damaged = item is not None and (bool(item.problem) or self._is_broken(entry.name))
+            is_here = item is not None and not damaged
             why_not = self._why_not(entry, is_here=is_here)
-            if item is not None and item.problem:
+            if damaged:
                 why_not = f"it is damaged here (stenograf models pull {entry.name} mends it)"
             yield Candidate(entry.name, entry.name, frozenset(entry.languages), frozenset(entry.tasks),
                             is_here and not why_not, why_not)  # fmt: skip
         for name, item in here.items():
-            if item.problem:
+            if item.problem or self._is_broken(name):
                 continue
             try:
                 files = self._store.resolve(name, allow_path=False)
@@ -148,16 +169,26 @@ class Available:
                 if (like := kinds.get(files.onnx_type or "")) is not None:
                     yield Candidate(name, like.name, frozenset(like.languages), frozenset(like.tasks), True)
             elif files.engine == "faster-whisper":
-                yield Candidate(name, OWN_WHISPER, None, frozenset({"transcribe", "translate"}), True)
+                languages = frozenset(WHISPER_LANGUAGES)
+                yield Candidate(name, OWN_WHISPER, languages, frozenset({"transcribe", "translate"}), True)
+
+    def _is_broken(self, name: str) -> bool:
+        return time.monotonic() - self._broken.get(name, float("-inf")) < BROKEN_SECONDS
 
     def _why_not(self, entry: CatalogEntry, *, is_here: bool) -> str:
         size = self.expected(entry)
         if size > self.budget - (0 if is_here else self._beside(entry)):
-            return f"it takes {size / 1e6:,.0f} MB of memory, and models may take {self.budget / 1e6:,.0f} MB here"
+            return (
+                f"it takes {size / 1e6:,.0f} MB of memory, and models may take {self.budget / 1e6:,.0f} MB here "
+                "(STENOGRAF_MODEL_MEMORY)"
+            )
         if is_here:
             return ""
         if self._settings.offline:
-            return f"it is not on this machine, and offline nothing is downloaded (stenograf models pull {entry.name})"
+            return (
+                "it is not on this machine, and offline nothing is downloaded "
+                f"(STENOGRAF_OFFLINE=0 stenograf models pull {entry.name})"
+            )
         if time.monotonic() - self._hub_failed < HUB_REST_SECONDS:
             return f"it could not be downloaded a moment ago ({self._hub_trouble})"
         return ""
