@@ -85,15 +85,8 @@ def rereadable(source: Source) -> Iterator[tuple[Source, Callable[[], object]]]:
     elif source.seekable():
         yield source, partial(source.seek, source.tell())
     else:
-        with tempfile.TemporaryFile() as copy:
-            try:
-                shutil.copyfileobj(source, copy)
-            except OSError as error:
-                raise DiskFullError(
-                    f"The recording cannot be kept while it is read: {error.strerror}.",
-                    "Free some space in the folder for temporary files, or set TMPDIR to another.",
-                ) from error
-            copy.seek(0)
+        with ExitStack() as closing:
+            copy = _spool(source, "The recording", closing)
             yield copy, partial(copy.seek, 0)
 
 
@@ -185,7 +178,7 @@ class AudioReader:
         # A path is opened here and never by FFmpeg, which would take a name such as `http:x` for a protocol.
         file = source if not isinstance(source, str | os.PathLike) else closing.enter_context(self._open_path(source))
         if not file.seekable():
-            file = self._spool(file, closing)
+            file = _spool(file, self.name, closing)
         position = file.tell()
         if file.seek(0, os.SEEK_END) == 0:
             raise FileEmptyError(f"{self.name} is empty (0 bytes).", "Copy or record it again.")
@@ -206,18 +199,6 @@ class AudioReader:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"{self.name} cannot be opened: {reason}.", "Check the path.") from error
-
-    def _spool(self, pipe: BinaryIO, closing: ExitStack) -> BinaryIO:
-        """What comes by a pipe, in a temporary file without a name: formats such as mp4 are read back and forth."""
-        file = cast(BinaryIO, closing.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
-        try:
-            shutil.copyfileobj(pipe, file)
-        except OSError as error:
-            raise DiskFullError(
-                f"{self.name} cannot be kept while it is read: {error.strerror}.", "Free some space, or set TMPDIR."
-            ) from error
-        file.seek(0)
-        return file
 
     def _open_container(self, file: BinaryIO) -> InputContainer:
         try:
@@ -380,3 +361,16 @@ def _display_name(source: Source) -> str:
         return os.fsdecode(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else "The recording"
+
+
+def _spool(pipe: BinaryIO, name: str, closing: ExitStack) -> BinaryIO:
+    """What comes by a pipe, in a temporary file without a name: formats such as mp4 are read back and forth."""
+    file = cast(BinaryIO, closing.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
+    try:
+        shutil.copyfileobj(pipe, file)
+    except OSError as error:
+        raise DiskFullError(
+            f"{name} cannot be kept while it is read: {error.strerror}.", "Free some space, or set TMPDIR."
+        ) from error
+    file.seek(0)
+    return file
