@@ -64,6 +64,7 @@ def test_mirror_token_and_offline_by_the_hubs_own_names(tmp_path: Path) -> None:
         ("STENOGRAF_BEAM_SIZE", "0"),
         ("STENOGRAF_BEAM_SIZE", "many"),
         ("STENOGRAF_DEVICE", "gpu"),
+        ("STENOGRAF_COMPUTE_TYPE", "int3"),
         ("STENOGRAF_DEFAULT_LANGUAGE", "klingon"),
         ("STENOGRAF_DEFAULT_TRIM", "-3"),
         ("STENOGRAF_DEFAULT_TRIM", "long"),

@@ -10,6 +10,12 @@ from pathlib import Path
 from stenograf.errors import LanguageUnknownError
 from stenograf.languages import language_code
 
+COMPUTE_TYPES = (
+    "auto", "default", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16",
+    "float32",
+)  # fmt: skip
+"""CTranslate2's names for number formats; other engines know some of them."""
+
 
 def flag(text: str) -> bool:
     """Yes or no."""
@@ -123,7 +129,7 @@ def choice(*choices: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text.lower() not in choices:
-            raise ValueError(f"write {' or '.join(choices)}")
+            raise ValueError(f"write {', '.join(choices[:-1])} or {choices[-1]}")
         return text.lower()
 
     return parse

@@ -94,7 +94,7 @@ class Settings:
     )
     device: str = _setting("What to compute on: auto, cpu, cuda or cuda:N.", read.device, "auto")
     compute_type: str = _setting(
-        "Number format of the model: auto, or such as int8, float16, float32.", str.lower, "auto"
+        "Number format of the model: auto, or such as int8, float16, float32.", read.choice(*read.COMPUTE_TYPES), "auto"
     )
     threads: int = _setting("Processor cores to use; 0: all.", read.count(0, 1024), 0, unit="cores")
     beam_size: int = _setting(
