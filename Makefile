@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
+.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-startup: $(VENV)/dev.stamp  ## How soon the command line answers.
 
 bench-chunking: $(VENV)/dev.stamp  ## What padding and bridged pauses are good for.
 	$(BIN)/python benchmarks/chunking.py
+
+bench-seams: $(VENV)/dev.stamp  ## Whether anything is lost where a long recording is cut (about six minutes).
+	$(BIN)/python benchmarks/seams.py
 
 bench-size:  ## Size of the base install, in an environment of its own.
 	sh tools/setup.sh $(PYTHON) .cache/size requirements/base.txt requirements/build.txt

@@ -5,7 +5,8 @@ and what was aimed at. The weights are random, but read every window once and gi
 opus.
 
 Parts: memory (idle, with the model loaded), intake (POST to 202, enqueue to start), overhead (a synchronous call
-against the bare engine), beside (a note beside a 10-minute recording), clients (8 at once, and /health meanwhile),
+against the bare engine), share (what of a synchronous call is the service's own, with the small GigaAM of the tests),
+beside (a note beside a 10-minute recording), clients (8 at once, and /health meanwhile),
 upload (memory while 2 GB come in), burst (500 jobs), hour (peak memory over 60 minutes of sound; about eight minutes).
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +36,7 @@ TOKENS = 40
 REST_SECONDS = 0.5
 """Between two turns: OpenMP's threads spin for a while after their work, and would take the cores of the other's."""
 
-PARTS = ("memory", "intake", "overhead", "beside", "clients", "upload", "burst", "hour")
+PARTS = ("memory", "intake", "overhead", "share", "beside", "clients", "upload", "burst", "hour")
 BARE = """
 import resource, sys, time
 from faster_whisper import WhisperModel
@@ -116,6 +118,26 @@ def overhead(service: Service, note: Path) -> None:
     more = (statistics.median(ours) - statistics.median(bare)) * 1e3
     show("a synchronous call over the bare engine, 5 s note", f"{more:+.0f} ms at p50", "aim 20 ms")
     show("    the bare engine itself", f"{statistics.median(bare) * 1e3:.0f} ms")
+
+
+def share(folder: Path, note: Path) -> None:
+    """What of a call is outside the run, before it, and in the run but not in the transcription; with a quick model."""
+    small = folder / "small"
+    shutil.copytree(ROOT / "tests" / "models" / "gigaam-test", small / "models" / MODEL)
+    with serving(small) as service:
+        for _ in range(5):
+            service.transcribe(note)
+        calls = [service.transcribe(note) for _ in range(60)]
+        tasks = service.client.get("/api/v1/tasks?limit=60").json()["items"][:60]
+        waits = [_seconds(task, "started_at") - _seconds(task, "created_at") for task in tasks]
+        runs = [_seconds(task, "finished_at") - _seconds(task, "started_at") for task in tasks]
+        reads = [
+            service.client.get(f"/api/v1/tasks/{task['task_id']}/result").json()["timings"]["total"] for task in tasks
+        ]
+    call, wait, run, read = (statistics.median(each) * 1e3 for each in (calls, waits, runs, reads))
+    show("of a synchronous call outside the run", f"{call - run - wait:.0f} ms")
+    show("    from the row to the claim", f"{wait:.0f} ms")
+    show("    around the transcription", f"{run - read:.0f} ms")
 
 
 def beside(service: Service, note: Path, folder: Path) -> None:
@@ -237,11 +259,12 @@ def burst(service: Service, note: Path) -> None:
     assert set(gone) == {204}, set(gone)
 
 
-def hour(folder: Path, note: Path) -> None:
+def hour(folder: Path, note: Path, minutes: float, workers: int) -> None:
     """Peak memory over 60 minutes of sound, with a fresh service, and of the bare engine."""
     long = folder / "hour.mka"
-    lengthen(note, long, 3600)
-    with serving(folder, STENOGRAF_DATA_DIR=str(folder / "data-hour")) as service:
+    lengthen(note, long, minutes * 60)
+    asked = {"STENOGRAF_DATA_DIR": str(folder / "data-hour"), "STENOGRAF_WORKERS": str(workers)}
+    with serving(folder, **asked) as service:
         peak = 0.0
         started = time.perf_counter()
         task_id = service.send(long)
@@ -255,7 +278,11 @@ def hour(folder: Path, note: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     bare_peak, bare_took = map(float, done.stdout.split())
-    show("a 60-minute file: peak, all processes", f"{peak:.0f} MB", f"aim 450 MB; the bare engine {bare_peak:.0f} MB")
+    show(
+        f"a {minutes:.0f}-minute file: peak, all processes",
+        f"{peak:.0f} MB",
+        f"aim 450 MB; the bare engine {bare_peak:.0f} MB",
+    )
     show("    time, over the bare engine", f"{took / bare_took:.2f} x")
 
 
@@ -263,7 +290,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all of them if none is named")
-    wanted = parser.parse_args().parts or PARTS
+    parser.add_argument("--minutes", type=float, default=60, help="of sound, for the part hour")
+    parser.add_argument("--workers", type=int, default=0, help="processes that transcribe, for the part hour")
+    arguments = parser.parse_args()
+    wanted = arguments.parts or PARTS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shapes.build("base", folder / "models" / MODEL, tokens=TOKENS)
@@ -284,7 +314,9 @@ def main() -> None:
                     if part in wanted:
                         run(service)
         if "hour" in wanted:
-            hour(folder, note)
+            hour(folder, note, arguments.minutes, arguments.workers)
+        if "share" in wanted:
+            share(folder, note)
 
 
 def make_note(path: Path) -> None:

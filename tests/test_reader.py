@@ -103,6 +103,28 @@ def test_without_a_model_that_tells_languages_apart(tmp_path: Path, models_dir: 
         made.reader.read(russian.path, made.options(language="en"))
 
 
+def test_without_a_hub_to_fetch_the_listener_from(tmp_path: Path, models_dir: Path) -> None:
+    (tmp_path / "gigaam-test").symlink_to(models_dir / "gigaam-test")
+    made = runtime(tmp_path, offline=False, hub_endpoint="http://127.0.0.1:9")
+    russian = clip("ru", "gigaam-test")
+    transcript = made.reader.read(russian.path, made.options())  # the first, too
+    assert plain(transcript.text) == plain(russian.text)
+    assert transcript.warnings[0].code == "language_assumed"
+    empty = runtime(tmp_path / "empty", offline=False, hub_endpoint="http://127.0.0.1:9")
+    with pytest.raises(DownloadFailedError):
+        empty.reader.read(russian.path, empty.options())
+
+
+def test_a_listener_that_cannot_be_loaded(tmp_path: Path, models_dir: Path) -> None:
+    (tmp_path / "gigaam-test").symlink_to(models_dir / "gigaam-test")
+    shutil.copytree(models_dir / "whisper-test", tmp_path / "whisper-test")
+    weights = tmp_path / "whisper-test" / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:3_000_000])
+    made, russian = runtime(tmp_path), clip("ru", "gigaam-test")
+    transcript = made.reader.read(russian.path, made.options())
+    assert (transcript.model, transcript.warnings[0].code) == ("gigaam-test", "language_assumed")
+
+
 def test_whisper_alone_finds_the_language_by_itself(tmp_path: Path, models_dir: Path) -> None:
     (tmp_path / "whisper-test").symlink_to(models_dir / "whisper-test")
     made, russian = runtime(tmp_path), clip("ru", "whisper-test")

@@ -51,6 +51,10 @@ BeforePull = Callable[[CatalogEntry], None]
 """May raise to prevent a download."""
 
 
+_NOT_HAD = (ModelNotInstalledError, ModelDamagedError, DownloadFailedError, ModelsReadOnlyError, DiskFullError)
+"""Why a model cannot be had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How a recording will be read."""
@@ -279,7 +283,7 @@ class Reader:
     ) -> Decision:
         """What `auto` takes for a recording, whose language is listened for where it is not given.
 
-        Afterwards the model is on this machine. `listening` is as in `Transcriber.detect_language`. Raises what `use`
+        Afterwards the model is in memory. `listening` is as in `Transcriber.detect_language`. Raises what `use`
         and `detect_language` raise, and `ModelNotInstalledError` where nothing that suits can be had.
         """
         want: Want = "translate" if options.task == "translate" else "read"
@@ -295,9 +299,12 @@ class Reader:
             return Decision(choice.name, options, choice.reason, notes=_notes(choice.second_best))
         try:
             detector = get(None, "detect")
-        except ModelNotInstalledError:
+        except _NOT_HAD as error:
             language = self._settings.default_language or "ru"
-            choice = get(language, "read")
+            try:
+                choice = get(language, "read")
+            except ModelNotInstalledError:
+                raise error from None
             told = (
                 f"No model that can be had here tells languages apart, so it was read as {language_name(language)}: "
                 "name the language, or pull base."
@@ -337,12 +344,12 @@ class Reader:
                 self.files(choice.name, on_pull=on_pull, before_pull=before_pull)
                 with self.use(choice.name, headway, patience=patience):
                     return choice
-            except (DownloadFailedError, ModelsReadOnlyError, DiskFullError) as error:
-                self.available.hub_failed(error)
-                trouble = error
             except ModelDamagedError as error:
                 log.warning("%s", error)
                 self.available.broken(choice.name)
+                trouble = error
+            except (DownloadFailedError, ModelsReadOnlyError, DiskFullError) as error:
+                self.available.hub_failed(error)
                 trouble = error
 
     def _still_second_best(self, name: str, options: Options) -> tuple[TranscriptWarning, ...]:
