@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from stenograf.errors import DatabaseError, KeyUnknownError, OptionInvalidError, SettingInvalidError, UnauthorizedError
 from stenograf.jobs.database import Database
 from stenograf.keys import CACHE_KEYS, CACHE_SECONDS, KeyStore, check_exposure, is_loopback
-from stenograf.settings import Settings, load
+from stenograf.setting_sources import load
+from stenograf.settings import Settings
 
 LISTED = "a-key-from-an-env-file"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stenograf.errors import SettingInvalidError
-from stenograf.settings import Origin, documented, load, variable
+from stenograf.setting_sources import Origin, load
+from stenograf.settings import documented, variable
 
 
 def test_defaults(tmp_path: Path) -> None:

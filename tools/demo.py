@@ -19,7 +19,7 @@ from rich.text import Text
 
 from stenograf.cli.console import clock
 from stenograf.runtime import Runtime
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 ROOT = Path(__file__).parent.parent
 SMALL_MODEL = Path("tests/models/whisper-test")

@@ -122,7 +122,7 @@ def load_model(model: str | None = None, *, device: str | None = None, compute_t
 def _runtime(device: str | None, compute_type: str | None) -> Runtime:
     """One for the process as long as the settings stay, so that a loop over recordings loads its models once."""
     from stenograf.runtime import Runtime
-    from stenograf.settings import load
+    from stenograf.setting_sources import load
 
     global _last  # noqa: PLW0603 - it is one for the process
     settings = load(overrides={"device": device, "compute_type": compute_type}).settings

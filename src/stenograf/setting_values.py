@@ -135,6 +135,28 @@ def choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def queue_name(text: str) -> str:
+    """The start of the names of queues."""
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", text):
+        raise ValueError("write letters, digits and _ . : -")
+    return text
+
+
+def needs(text: str) -> tuple[str, ...]:
+    """`gpu`, `cpu` or both."""
+    found = tuple(part.lower() for part in listed(text))
+    if not set(found) <= {"gpu", "cpu"}:
+        raise ValueError("write gpu, cpu or gpu,cpu")
+    return found
+
+
+def bucket(text: str) -> str:
+    """A bucket of an object store, and maybe a folder in it."""
+    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9.-]{1,61}[A-Za-z0-9](/[^?#\s]*)?", text):
+        raise ValueError("write s3://bucket or s3://bucket/folder")
+    return text.rstrip("/")
+
+
 def web_address(text: str) -> str:
     """The address of a web server, without a slash at its end."""
     if not re.match(r"https?://[^/?#\s]+", text):

@@ -9,11 +9,8 @@ otherwise `stenograf.toml` in the working directory is read, or else `config.tom
 
 from __future__ import annotations
 
-import difflib
-import os
 import tempfile
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from urllib.parse import quote
 import platformdirs
 
 from stenograf import setting_values as read
-from stenograf.errors import SettingInvalidError
 
 PREFIX = "STENOGRAF_"
 
@@ -30,11 +26,11 @@ CONFIG_VARIABLE = "STENOGRAF_CONFIG"
 """Names the TOML file; no setting itself."""
 
 
-_HOMELESS = Path(tempfile.gettempdir(), "stenograf")
+HOMELESS = Path(tempfile.gettempdir(), "stenograf")
 """Where data goes for a user without a home folder, such as a bare number in a container."""
 
 
-def _user_folder(kind: Callable[..., str], *below: str) -> Path | None:
+def user_folder(kind: Callable[..., str], *below: str) -> Path | None:
     """The user's own folder of a kind; None where the user has no home."""
     try:
         return Path(kind("stenograf", appauthor=False), *below)
@@ -65,7 +61,7 @@ class Settings:
     data_dir: Path = _setting(
         "Where Stenograf keeps what it must remember.",
         read.path_of,
-        default_factory=lambda: _user_folder(platformdirs.user_data_dir) or _HOMELESS,
+        default_factory=lambda: user_folder(platformdirs.user_data_dir) or HOMELESS,
     )
     models_dir: Path | None = _setting(
         "Where models are kept, each in a folder of its own; it may be read-only. Default: models in data_dir.",
@@ -144,7 +140,78 @@ class Settings:
         unit="MB",
     )
     database_url: str | None = _setting(
-        "The database; default: the SQLite file stenograf.db in data_dir.", str, None, secret=True
+        "The database: sqlite:////full/path.db, or postgresql://user:password@host:5432/name where several machines "
+        "share the work. Default: the SQLite file stenograf.db in data_dir.",
+        str,
+        None,
+        secret=True,
+    )
+    broker_url: str | None = _setting(
+        "The message broker that wakes workers on other machines: redis://host:6379/0 or amqp://user:password@host//. "
+        "Empty: workers look into the database by themselves.",
+        str,
+        None,
+        secret=True,
+    )
+    redis_host: str | None = _setting(
+        "The Redis that is the broker, where broker_url is empty.", str, None, old=("REDIS_HOST",)
+    )
+    redis_port: int = _setting("Its port.", read.count(1, 65_535), 6379, old=("REDIS_PORT",))
+    redis_db: int = _setting("The number of its database.", read.count(0, 1_000_000), 0, old=("REDIS_DB",))
+    redis_password: str | None = _setting("Its password.", str, None, old=("REDIS_PASSWORD",), secret=True)
+    queue_name: str = _setting(
+        "What the names of the broker's queues begin with: stenograf.short.cpu, stenograf.long.gpu, ...",
+        read.queue_name,
+        "stenograf",
+        old=("REDIS_QUEUE_NAME",),
+    )
+    gpu_models: tuple[str, ...] = _setting(
+        "Models that only workers with a GPU may read with, such as large-v3,turbo; recordings that ask for others "
+        "go to any worker.",
+        read.listed,
+        (),
+    )
+    needs: tuple[str, ...] = _setting(
+        "What the workers of this machine take: cpu (recordings that any machine can read), gpu (those of gpu_models), "
+        "or both. Empty: both where there is a GPU, else cpu.",
+        read.needs,
+        (),
+    )
+    serve_workers: str = _setting(
+        "Whether stenograf serve transcribes too, beside answering: yes, no, or auto, which is yes where there is no "
+        "broker.",
+        read.choice("auto", "yes", "no"),
+        "auto",
+    )
+    storage_url: str | None = _setting(
+        "Where recordings are kept: s3://bucket or s3://bucket/folder. Empty: in the folder upload_dir.",
+        read.bucket,
+        None,
+    )
+    s3_endpoint: str | None = _setting(
+        "The address of the object store; empty: Amazon's.",
+        read.web_address,
+        None,
+        old=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    )
+    s3_region: str | None = _setting("Its region.", str, None, old=("AWS_REGION", "AWS_DEFAULT_REGION"))
+    s3_access_key: str | None = _setting(
+        "The id of the key for it; empty: as Amazon's machines give it to those that run on them.",
+        str,
+        None,
+        old=("AWS_ACCESS_KEY_ID",),
+        secret=True,
+    )
+    s3_secret_key: str | None = _setting("The key's secret.", str, None, old=("AWS_SECRET_ACCESS_KEY",), secret=True)
+    s3_session_token: str | None = _setting(
+        "Its session token, where it is a temporary one.", str, None, old=("AWS_SESSION_TOKEN",), secret=True
+    )
+    download_links: float = _setting(
+        "A recording that is asked for is answered with a link to the object store, good for so long, and not with its "
+        "bytes; 0: never. Clients must reach s3_endpoint for that.",
+        read.number(0, 604_800),
+        0.0,
+        unit="seconds",
     )
     upload_dir: Path | None = _setting(
         "Where the service keeps recordings until they are removed. Default: files in data_dir.",
@@ -285,28 +352,17 @@ class Settings:
         return self.data_dir / "logs" / "service.log" if self.log_file else None
 
     @property
+    def broker(self) -> str | None:
+        """The URL of the message broker; None where there is none."""
+        if self.broker_url or not self.redis_host:
+            return self.broker_url
+        password = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+        return f"redis://{password}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+    @property
     def database(self) -> str:
         """The URL of the database."""
         return self.database_url or f"sqlite:///{quote(str(self.data_dir / 'stenograf.db'))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the value of a setting came from."""
-
-    kind: str
-    """`option`, `environment`, `.env`, `file` or `default`."""
-    detail: str = ""
-    """The variable's name or the file's path."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedSettings:
-    """The settings, with where each came from, and what was found beside them."""
-
-    settings: Settings
-    origins: Mapping[str, Origin]
-    warnings: tuple[str, ...] = ()
 
 
 def documented() -> list[Field[Any]]:
@@ -317,128 +373,3 @@ def documented() -> list[Field[Any]]:
 def variable(name: str) -> str:
     """The environment variable of the setting `name`."""
     return PREFIX + name.upper()
-
-
-def load(
-    environ: Mapping[str, str] | None = None,
-    *,
-    directory: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> LoadedSettings:
-    """Read the settings. `overrides` win over all else, texts among them are parsed; None counts as not given.
-
-    Raises `SettingInvalidError` for a value that makes no sense, naming where it stands, and for a file that cannot
-    be read.
-    """
-    environ = os.environ if environ is None else environ
-    directory = directory or Path.cwd()
-    dotenv = _read_dotenv(directory / ".env")
-    toml_path, toml = _read_toml(environ.get(CONFIG_VARIABLE) or dotenv.get(CONFIG_VARIABLE), directory)
-    values: dict[str, Any] = {}
-    origins: dict[str, Origin] = {}
-    warnings = _unknown(environ, dotenv)
-    if _user_folder(platformdirs.user_data_dir) is None and not environ.get(variable("data_dir")):
-        warnings.append(f"You have no home folder; data goes to {_HOMELESS}. Set STENOGRAF_DATA_DIR to choose another.")
-    for item in fields(Settings):
-        origins[item.name] = Origin("default")
-        for text, origin in _found(item, overrides or {}, environ, dotenv, toml, toml_path):
-            try:
-                values[item.name] = _parse(item, text, origin)
-            except SettingInvalidError as error:
-                if origin.detail not in item.metadata["old"]:
-                    raise
-                warnings.append(f"{error.message} It is passed over.")
-                continue
-            origins[item.name] = origin
-            break
-    return LoadedSettings(Settings(**values), origins, tuple(warnings))
-
-
-def _found(
-    item: Field[Any],
-    overrides: Mapping[str, Any],
-    environ: Mapping[str, str],
-    dotenv: Mapping[str, str],
-    toml: Mapping[str, Any],
-    toml_path: Path | None,
-) -> Iterator[tuple[str, Origin]]:
-    """The texts that were given for a setting, the strongest first."""
-    if overrides.get(item.name) is not None:
-        yield str(overrides[item.name]), Origin("option", "--" + item.name.replace("_", "-"))
-    for kind, source in (("environment", environ), (".env", dotenv)):
-        for name in (variable(item.name), *item.metadata["old"]):
-            if source.get(name, "").strip():
-                yield source[name].strip(), Origin(kind, name)
-    if str(toml.get(item.name, "")).strip():
-        yield str(toml[item.name]).strip(), Origin("file", str(toml_path))
-
-
-def _parse(item: Field[Any], text: str, origin: Origin) -> Any:
-    try:
-        return item.metadata["parse"](text)
-    except ValueError as error:
-        shown = "a value that makes no sense" if item.metadata["secret"] else f"the value {text!r}"
-        where = {
-            "option": f"The option {origin.detail}",
-            "environment": f"The setting {origin.detail}",
-            "file": f"The setting {item.name} in {origin.detail}",
-        }.get(origin.kind, f"The setting {origin.detail} in {origin.kind}")
-        reason = str(error)
-        unit = f", in {item.metadata['unit']}" if item.metadata["unit"] and "second" not in reason else ""
-        hint = reason[0].upper() + reason[1:] + unit
-        raise SettingInvalidError(f"{where} has {shown}.", f"{hint.rstrip('.')}.") from None
-
-
-def _read_dotenv(path: Path) -> dict[str, str]:
-    from dotenv import dotenv_values
-
-    try:
-        if not path.is_file():
-            return {}
-        return {name: value or "" for name, value in dotenv_values(path, encoding="utf-8-sig").items()}
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "Save it as UTF-8, or remove it." if isinstance(error, UnicodeDecodeError) else "Check its permissions."
-        raise SettingInvalidError(f"{path} cannot be read ({error}).", hint) from error
-
-
-def _read_toml(named: str | None, directory: Path) -> tuple[Path | None, dict[str, Any]]:
-    if named:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise SettingInvalidError(
-                f"{CONFIG_VARIABLE} names {path}, which is no file.", "Create it or unset the variable."
-            )
-    else:
-        folders = (directory / "stenograf.toml", _user_folder(platformdirs.user_config_dir, "config.toml"))
-        found = next((p for p in folders if p is not None and p.is_file()), None)
-        if found is None:
-            return None, {}
-        path = found
-    try:
-        values = tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingInvalidError(f"{path} cannot be read ({error}).", "Write one `name = value` on a line.") from error
-    known = [item.name for item in fields(Settings)]
-    section = values.pop("stenograf", None)
-    if isinstance(section, dict):
-        values |= section  # under a heading of our own, as other programs want it
-    for name, value in values.items():
-        if name not in known:
-            raise SettingInvalidError(
-                f"{path} has {name!r}, which is no setting.",
-                _nearest(name, known, "See stenograf config --help-settings."),
-            )
-        if isinstance(value, dict | list):
-            raise SettingInvalidError(f"{path}: {name} holds a table or a list.", "Write a single value.")
-    return path, values
-
-
-def _unknown(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> list[str]:
-    known = [variable(item.name) for item in fields(Settings)] + [CONFIG_VARIABLE]
-    found = sorted({n for n in (*environ, *dotenv) if n.startswith(PREFIX) and n not in known})
-    return [f"{name} is no setting. {_nearest(name, known, 'See stenograf config --help-settings.')}" for name in found]
-
-
-def _nearest(name: str, known: list[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return f"Did you mean {near[0]}?" if near else otherwise

@@ -7,7 +7,8 @@ import json
 import click
 
 from stenograf.cli.console import new_table, print_table
-from stenograf.settings import LoadedSettings, documented, load, variable
+from stenograf.setting_sources import LoadedSettings, load
+from stenograf.settings import documented, variable
 
 
 @click.command("config")

@@ -25,7 +25,8 @@ from stenograf.engines import cuda
 from stenograf.errors import EngineMissingError, StenografError
 from stenograf.models.choice import is_auto
 from stenograf.runtime import Runtime
-from stenograf.settings import Settings, load
+from stenograf.setting_sources import load
+from stenograf.settings import Settings
 
 HUB_SECONDS = 3.0
 """How long the hub may take to answer."""

@@ -12,7 +12,7 @@ from stenograf.cli.console import Reporter, clock, new_table, print_table
 from stenograf.errors import StenografError, TaskUnknownError
 from stenograf.jobs.job import STATES, Job, State
 from stenograf.runtime import Runtime
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 
 @click.group("jobs")

@@ -15,7 +15,7 @@ import click
 from stenograf.cli.console import Reporter, new_table, print_table, printable, printing, table_width
 from stenograf.jobs.database import Database
 from stenograf.keys import DEFAULT_SCOPES, SCOPES, Key, KeyStore
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 COLUMNS = {"id": 0, "name": 0, "key": 0, "scopes": 0, "owner": 130, "rate": 130, "made": 130, "used": 95, "state": 0}
 """Title -> how wide the terminal must be to show it without breaking every row."""

@@ -13,7 +13,7 @@ from stenograf.models import Installed, ModelStore, catalog
 from stenograf.models.catalog import CatalogEntry
 from stenograf.models.found import hashes
 from stenograf.runtime import Runtime
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 COLUMNS = {"name": 0, "here": 0, "size": 0, "memory": 130, "languages": 0, "licence": 130, "what it is": 95}
 """Title -> how wide the terminal must be to show it without breaking every row."""

@@ -16,7 +16,8 @@ import click
 from stenograf import logs
 from stenograf.errors import ModelNotInstalledError, SettingInvalidError
 from stenograf.models.choice import is_auto
-from stenograf.settings import LoadedSettings, Settings, load
+from stenograf.setting_sources import LoadedSettings, load
+from stenograf.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType

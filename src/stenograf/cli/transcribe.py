@@ -17,7 +17,7 @@ from stenograf.cli.inputs import STANDARD_INPUT, Recording, collect, output_form
 from stenograf.cli.interrupts import Interrupts
 from stenograf.errors import OptionInvalidError, OutputError
 from stenograf.runtime import Runtime
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 STANDARD_OUTPUT = Path("-")
 """How standard output is named."""

@@ -14,7 +14,7 @@ from stenograf.errors import SettingInvalidError
 from stenograf.jobs.dispatch import Event
 from stenograf.metrics import Metrics
 from stenograf.runtime import Runtime
-from stenograf.settings import load
+from stenograf.setting_sources import load
 
 log = logging.getLogger("stenograf.worker")
 
