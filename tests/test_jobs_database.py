@@ -20,7 +20,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from stenograf.errors import DatabaseError
-from stenograf.jobs import database as module
+from stenograf.jobs import sqlite as module
 from stenograf.jobs.database import Database
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore
@@ -283,7 +283,7 @@ def test_a_migration_that_another_process_never_ends(tmp_path: Path, monkeypatch
         assert "Another process" in problem(f"sqlite:///{tmp_path / 'x.db'}").message
 
 
-@pytest.mark.parametrize("url", ["postgresql+psycopg://host/name", "mysql://host/name", "sqlite://"])
+@pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "stenograf.db", "postgres//host"])
 def test_other_kinds_of_database(url: str) -> None:
     with pytest.raises(DatabaseError) as caught:
         Database(url)

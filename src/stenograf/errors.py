@@ -51,6 +51,8 @@
     │   ├── ServiceStoppingError    service_stopping        (retryable)
     │   ├── KeyUnknownError         key_unknown
     │   ├── DatabaseError           database_failed         (retryable)
+    │   │   └── DatabaseUnreachableError    database_unreachable    (retryable)
+    │   ├── StorageError            storage_unavailable     (retryable)
     │   ├── WorkerLostError         worker_lost
     │   └── LeaseLostError          lease_lost
     └── CancelledError          cancelled
@@ -409,6 +411,19 @@ class DatabaseError(ServiceError):
     """The database cannot be opened, read or written."""
 
     code = "database_failed"
+    retryable = True
+
+
+class DatabaseUnreachableError(DatabaseError):
+    """No server answers for the database; it may come back by itself."""
+
+    code = "database_unreachable"
+
+
+class StorageError(ServiceError):
+    """The object store that keeps the recordings cannot be reached, or refuses."""
+
+    code = "storage_unavailable"
     retryable = True
 
 

@@ -90,6 +90,8 @@ STATUS: Mapping[str, int] = {
     "service_stopping": 503,
     "key_unknown": 404,
     "database_failed": 503,
+    "database_unreachable": 503,
+    "storage_unavailable": 503,
     "worker_lost": 500,
     "lease_lost": 409,
     "cancelled": 409,
@@ -102,6 +104,8 @@ _RETRY_AFTER = {
     "queue_full": 30,
     "service_stopping": 10,
     "database_failed": 5,
+    "database_unreachable": 5,
+    "storage_unavailable": 10,
     "disk_full": 60,
     "download_failed": 60,
     "out_of_memory": 30,
@@ -111,7 +115,11 @@ _RETRY_AFTER = {
 
 _UNTOLD = ("Something went wrong inside the service.", "Send it again; if it fails again, tell the operator.")
 _PUBLIC: Mapping[str, tuple[str, str]] = {
-    "database_failed": ("The service cannot reach its database just now.", "Send it again in a moment."),
+    **dict.fromkeys(
+        ("database_failed", "database_unreachable"),
+        ("The service cannot reach its database just now.", "Send it again in a moment."),
+    ),
+    "storage_unavailable": ("The service cannot reach its recordings just now.", "Send it again in a moment."),
     "disk_full": ("The disk of the service is full.", "Send it again later; the operator must free some space."),
     "model_damaged": ("The model cannot be read on this server.", "Name another one, and tell the operator."),
     "models_read_only": ("The models of this server cannot be read or written.", "Tell the operator."),

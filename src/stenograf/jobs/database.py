@@ -1,106 +1,157 @@
 """The database: how it is opened, read, written, and brought to today's shape.
 
-SQLite serves one machine: WAL, so that readers never wait for a writer; synchronous=FULL, so that a commit survives
-a power cut; every write begins with BEGIN IMMEDIATE, so that it never fails in its middle for want of the lock.
+Which one it is, the URL tells: SQLite for one machine (`sqlite.py`), PostgreSQL for several (`postgres.py`). What they
+differ in is behind `Kind`; the statements of `store.py`, `lease.py` and the others are the same for both.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from stenograf.errors import DatabaseError
 
-BUSY_SECONDS = 30
-"""How long a write waits for another process's."""
+FORBIDDEN = "42501"
+"""SQLSTATE of PostgreSQL: the user lacks a right."""
+
+
+class Kind(Protocol):
+    """What kinds of databases differ in."""
+
+    shown: str
+    """Its address for people, without credentials."""
+    is_shared: bool
+    """Whether processes of several machines can use it."""
+    now: sa.ColumnElement[float]
+    engine: Engine
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A connection in a transaction that has begun; whoever takes it ends it."""
+        ...
+
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """The same, while no other process migrates. Raises `DatabaseError` where one does for long."""
+        ...
+
+    def told(self, error: sa.exc.DBAPIError) -> DatabaseError:
+        """What a person reads of an error."""
+        ...
 
 
 class Database:
-    """A database, by its URL (`sqlite:////path/to/file.db`); to be used by many threads."""
+    """A database, by its URL (`sqlite:////path/to/file.db`, `postgresql://...`); to be used by many threads."""
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
-        self._writing = threading.Lock()
-        if self.url.get_backend_name() != "sqlite":
-            raise DatabaseError(
-                f"Databases of the kind {self.url.get_backend_name()} cannot be used yet.",
-                "Leave STENOGRAF_DATABASE_URL out, or write sqlite:////full/path/to/stenograf.db.",
-            )
-        if not self.url.database:
-            raise DatabaseError("The database has no file.", "Write sqlite:////full/path/to/stenograf.db.")
-        self._path = Path(self.url.database)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(
-                f"The folder of the database, {self._path.parent}, cannot be made: {error.strerror}.",
-                "Set STENOGRAF_DATA_DIR to a folder that this user may write.",
-            ) from error
-        self.engine = _sqlite_engine(self.url)
+        """Connects to nothing yet. Raises `DatabaseError` for a URL that makes no sense."""
+        self._kind = _kind(url)
+        self.engine = self._kind.engine
+        self.url = self.engine.url
+        self.shown = self._kind.shown
+        """Its address for people, without credentials."""
+        self.is_shared = self._kind.is_shared
+        """Whether processes of several machines can use it."""
 
     @property
     def now(self) -> sa.ColumnElement[float]:
         """Seconds since 1970 by the database's clock, as SQL: the only clock that leases know."""
-        # unixepoch('subsec') would need SQLite 3.42.
-        return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)
+        return self._kind.now
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection to read with; never waits for writers."""
-        with _errors(self._path), self.engine.connect() as connection:
+        """A connection to read with; never waits for writers. Raises `DatabaseError`."""
+        with self._errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction: committed at the end, rolled back on an error."""
-        # The lock spares this process's threads SQLite's own waiting, which sleeps in growing steps.
-        with _errors(self._path), self._writing, self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sa.exc.OperationalError):  # a full disk has SQLite roll back by itself
-                    connection.exec_driver_sql("ROLLBACK")
-                raise
+        """A transaction: committed at the end, rolled back on an error. Raises `DatabaseError`."""
+        with self._errors(), self._kind.writing() as connection, _transaction(connection):
+            yield connection
 
     def migrate(self) -> None:
         """Bring the tables to today's shape; raises `DatabaseError` for a database that a newer version made."""
         from alembic import command
         from alembic.util.exc import CommandError
-        from filelock import FileLock, Timeout
 
         try:
             # Several may start at once.
-            with FileLock(f"{self._path}.migrate", timeout=BUSY_SECONDS), self.write() as connection:
+            with self._errors(), self._kind.migrating() as connection, _transaction(connection):
                 command.upgrade(_alembic(connection), "head")
         except CommandError as error:
             raise DatabaseError(
-                f"The database {self._path} was made by a newer version of Stenograf ({error}).",
-                "Update Stenograf, or set STENOGRAF_DATA_DIR to another folder.",
-            ) from error
-        except Timeout as error:
-            raise DatabaseError(
-                f"Another process has been bringing the database {self._path} up to date for {BUSY_SECONDS} s.",
-                "Wait until it has, or end it, and start again.",
-            ) from error
-        except OSError as error:
-            raise DatabaseError(
-                f"The folder {self._path.parent} cannot be written: {error.strerror}.",
-                "Set STENOGRAF_DATA_DIR to a folder that this user may write.",
+                f"The database {self.shown} was made by a newer version of Stenograf ({error}).",
+                "Update Stenograf, or use another database: STENOGRAF_DATA_DIR or STENOGRAF_DATABASE_URL.",
             ) from error
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            is_ours = isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError)
+            if is_ours and getattr(error.orig, "sqlstate", None) != FORBIDDEN:
+                raise
+            raise self._kind.told(error) from error
+        except sa.exc.TimeoutError as error:
+            raise DatabaseError(
+                f"All connections to the database {self.shown} are in use.", "Send it again in a moment."
+            ) from error
+
+
+def insert_new(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless there is one with its key already, also where another process does so just now.
+
+    Returns whether it is new.
+    """
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return connection.execute(make(table).values(**values).on_conflict_do_nothing()).rowcount == 1
+
+
+def _kind(url: str) -> Kind:
+    from stenograf.jobs.postgres import Postgres
+    from stenograf.jobs.sqlite import Sqlite
+
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise _unusable("The URL of the database cannot be read.") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return Sqlite(parsed)
+        case "postgresql" | "postgres":
+            return Postgres(parsed)
+        case other:
+            raise _unusable(f"Databases of the kind {other} cannot be used.")
+
+
+def _unusable(message: str) -> DatabaseError:
+    return DatabaseError(
+        message,
+        "Write STENOGRAF_DATABASE_URL as sqlite:////full/path/to/stenograf.db or postgresql://user:password@host/name "
+        "(with %40 for an @ in the password, and so on), or leave it out.",
+    )
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        # A full disk has SQLite roll back by itself; a server that is gone has nothing left to roll back.
+        with contextlib.suppress(sa.exc.DBAPIError, sa.exc.InvalidRequestError):
+            connection.exec_driver_sql("ROLLBACK")
+        raise
 
 
 def _alembic(connection: Connection) -> Any:
@@ -111,35 +162,3 @@ def _alembic(connection: Connection) -> Any:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config
-
-
-def _sqlite_engine(url: sa.URL) -> Engine:
-    engine = sa.create_engine(
-        url,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-        pool_size=40,  # as many as the API has threads
-        max_overflow=20,
-        isolation_level="AUTOCOMMIT",
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA cache_size=-4000")  # KiB; there are many connections
-
-    return engine
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-        if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
-            raise
-        raise DatabaseError(
-            f"The database {path} cannot be used: {error.orig}.",
-            "See that its folder may be written, that the disk has space, and that the file is whole.",
-        ) from error

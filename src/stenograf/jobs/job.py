@@ -27,6 +27,11 @@ FINAL: frozenset[State] = frozenset({"done", "error", "cancelled"})
 Lane = Literal["short", "long"]
 LANES: tuple[Lane, ...] = ("short", "long")
 
+Need = Literal["cpu", "gpu"]
+NEEDS: tuple[Need, ...] = ("cpu", "gpu")
+"""What a job needs of the machine that reads it: `gpu` for the models of the setting `gpu_models`, else `cpu`, which
+every machine has."""
+
 SHORT_SECONDS = 120.0
 """A recording up to this length goes to the lane `short`: messengers' voice notes are shorter, meetings longer."""
 
@@ -91,6 +96,7 @@ class NewJob:
     url: str | None = None
     """Where the worker fetches the recording."""
     lane: Lane = "short"
+    need: Need = "cpu"
     priority: int = DEFAULT_PRIORITY
     """0 is the most urgent; see `SYNC_PRIORITY`."""
     sync: bool = False
@@ -130,6 +136,7 @@ class Job:
     owner: str
     state: State
     lane: Lane
+    need: Need
     priority: int
     options: Mapping[str, Any]
     filename: str

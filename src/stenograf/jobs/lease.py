@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from stenograf.errors import LeaseLostError, StenografError, WorkerLostError
 from stenograf.jobs.database import Database
-from stenograf.jobs.job import Claim, JobError, Lane, State
+from stenograf.jobs.job import NEEDS, Claim, JobError, Lane, Need, State
 from stenograf.jobs.outbox import promise
 from stenograf.jobs.rows import chunk_from, chunk_to, job_from
 from stenograf.jobs.tables import chunks, jobs, transcripts
@@ -30,7 +30,18 @@ Described = Mapping[str, Any]
 """Columns that a worker learns on the way: `progress`, `stage`, `file`, `size`, `digest`, `filename`,
 `search`, `audio_seconds`, `model`, `engine`, `device`, `compute_type`, `language`."""
 
-_WAITING: Described = {"state": "queued", "stage": "waiting", "lease_owner": None, "lease_until": None}
+CLAIM_TRIES = 5
+"""So often a claim looks for another job where others were faster; then it waits for the next hint."""
+
+REAPED_AT_ONCE = 100
+
+_WAITING: Described = {
+    "state": "queued",
+    "stage": "waiting",
+    "lease_owner": None,
+    "lease_until": None,
+    "dispatched_at": None,
+}
 
 
 class Leases:
@@ -45,28 +56,59 @@ class Leases:
         self._max_attempts = max_attempts
         self._retention = retention
 
-    def claim(self, worker: str, lanes: Sequence[Lane], *, suspects: bool = False) -> Claim | None:
-        """The most urgent job of these lanes that may run now, now this worker's; None where there is none.
+    def claim(
+        self, worker: str, lanes: Sequence[Lane], *, needs: Sequence[Need] = NEEDS, suspects: bool = False
+    ) -> Claim | None:
+        """The most urgent job of these lanes and needs that may run now, now this worker's; None where there is none.
 
         `suspects` takes only jobs over which a worker died, otherwise these are left out.
         """
+        for _ in range(CLAIM_TRIES):
+            # A look first: no lock is taken where there is nothing to do.
+            where = self._best_queue(lanes, needs, suspects)
+            if where is None:
+                return None
+            with self._db.write() as connection:
+                row = connection.execute(self._claiming(worker, *where, suspects)).mappings().first()
+            if row is not None:
+                return Claim(job_from(row), row["attempt"])
+        return None
+
+    def _best_queue(self, lanes: Sequence[Lane], needs: Sequence[Need], suspects: bool) -> tuple[Lane, Need] | None:
+        """Where the most urgent job is that may run now."""
+        # The first of each queue, and the best of these: to sort over several would read every job that waits.
+        firsts = [
+            sa.select(sa.select(jobs.c.lane, jobs.c.need, jobs.c.priority, jobs.c.run_at, jobs.c.id)
+            .where(*self._due(lane, need, suspects)).order_by(*_ORDER).limit(1).subquery())
+            for lane in lanes for need in needs
+        ]  # fmt: skip
+        best = sa.union_all(*firsts).order_by("priority", "run_at", "id").limit(1)
+        with self._db.read() as connection:
+            row = connection.execute(best).first()
+        return None if row is None else (row.lane, row.need)
+
+    def _due(self, lane: Lane, need: Need, suspects: bool) -> tuple[sa.ColumnElement[bool], ...]:
+        return (
+            jobs.c.state == "queued",
+            jobs.c.suspect == suspects,
+            jobs.c.lane == lane,
+            jobs.c.need == need,
+            jobs.c.run_at <= self._db.now,
+        )
+
+    def _claiming(self, worker: str, lane: Lane, need: Need, suspects: bool) -> sa.sql.dml.ReturningUpdate[Any]:
         best = (
             sa.select(jobs.c.id)
-            .where(
-                jobs.c.state == "queued",
-                jobs.c.run_at <= self._db.now,
-                jobs.c.lane.in_(lanes),
-                jobs.c.suspect == suspects,
-            )
-            .order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+            .where(*self._due(lane, need, suspects))
+            .order_by(*_ORDER)
             .limit(1)
+            .with_for_update(skip_locked=True)  # nothing to SQLite, where one process writes at a time
+            .cte("best")
+            .prefix_with("MATERIALIZED")  # else a planner may run it once for each row
         )
-        with self._db.read() as connection:  # a look first: no lock is taken where there is nothing to do
-            if connection.execute(best).first() is None:
-                return None
-        update = (
+        return (
             jobs.update()
-            .where(jobs.c.id == best.scalar_subquery(), jobs.c.state == "queued")
+            .where(jobs.c.id.in_(sa.select(best.c.id)))  # the state again would have SQLite read all that wait
             .values(
                 state="processing",
                 stage="loading",
@@ -77,20 +119,25 @@ class Leases:
             )
             .returning(jobs)
         )
-        with self._db.write() as connection:
-            row = connection.execute(update).mappings().first()
-        return None if row is None else Claim(job_from(row), row["attempt"])
 
-    def waiting(self, lanes: Sequence[Lane], *, suspects: bool = False) -> bool:
+    def waiting(self, lanes: Sequence[Lane], *, needs: Sequence[Need] = NEEDS, suspects: bool = False) -> bool:
         """Whether a claim would find something."""
-        found = sa.select(jobs.c.id).where(
-            jobs.c.state == "queued",
-            jobs.c.run_at <= self._db.now,
-            jobs.c.lane.in_(lanes),
-            jobs.c.suspect == suspects,
-        )
+        return self._best_queue(lanes, needs, suspects) is not None
+
+    def unhinted(self, lane: Lane, need: Need, *, suspects: bool = False, seconds: float, limit: int) -> int:
+        """How many jobs may run now of which no worker was told in the last `seconds`, up to `limit`.
+
+        They count as told from now on: the caller sends the hints.
+        """
+        stale = sa.or_(jobs.c.dispatched_at.is_(None), jobs.c.dispatched_at < self._db.now - seconds)
+        due = sa.select(jobs.c.id).where(*self._due(lane, need, suspects), stale).order_by(*_ORDER).limit(limit)
         with self._db.read() as connection:
-            return connection.execute(found.limit(1)).first() is not None
+            if connection.execute(due.limit(1)).first() is None:
+                return 0
+        chosen = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
+        update = jobs.update().where(jobs.c.id.in_(sa.select(chosen.c.id)))
+        with self._db.write() as connection:
+            return connection.execute(update.values(dispatched_at=self._db.now)).rowcount
 
     def still_mine(self, claims: Sequence[Claim]) -> set[str]:
         """The ids of those claims that still hold: the cheap question, asked often, that makes a cancel quick."""
@@ -172,8 +219,9 @@ class Leases:
         with self._db.read() as connection:
             if connection.execute(expired.limit(1)).first() is None:
                 return 0
+        some = expired.limit(REAPED_AT_ONCE).with_for_update(skip_locked=True)  # others reap too
         with self._db.write() as connection:
-            rows = connection.execute(expired).mappings().all()
+            rows = connection.execute(some).mappings().all()
             for row in rows:
                 error = WorkerLostError(
                     f"The process that read {row['filename']} died or hung {row['failures'] + 1} times.",
@@ -228,6 +276,9 @@ class Leases:
                 f"The task {claim.id} is not this worker's any more.", "It was cancelled, removed, or taken over."
             )
         return row
+
+
+_ORDER = (jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
 def at_rest(database: Database, state: State, retention: float | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
+from stenograf.jobs.database import insert_new
 from stenograf.jobs.job import State
 from stenograf.jobs.tables import silenced, webhooks
 
@@ -78,8 +79,7 @@ def silence(connection: Connection, owner: str, url: str, now: sa.ColumnElement[
 
     Returns how many messages waited. The same address of another owner is left alone.
     """
-    if not _is_silenced(connection, owner, url):
-        connection.execute(silenced.insert().values(owner=owner, url=url, created_at=now))
+    insert_new(connection, silenced, {"owner": owner, "url": url, "created_at": now})
     waiting = webhooks.update().where(webhooks.c.owner == owner, webhooks.c.url == url, webhooks.c.state == "pending")
     gone = waiting.values(state="failed", failure="Its address has answered 410 to another message.", lease_until=None)
     return connection.execute(gone).rowcount

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from stenograf.errors import IdempotencyError, OptionInvalidError, QueueFullError, TaskStateError, TaskUnknownError
 from stenograf.jobs.database import Database
-from stenograf.jobs.job import FINAL, LANES, UNATTENDED, Job, Lane, NewJob, State, guess_seconds
+from stenograf.jobs.job import FINAL, UNATTENDED, Job, Lane, NewJob, State, guess_seconds
 from stenograf.jobs.lease import at_rest
 from stenograf.jobs.outbox import promise
 from stenograf.jobs.rows import job_from
@@ -25,6 +26,15 @@ DEFAULT_SPEED = 0.3
 
 SPEED_JOBS = 50
 """So many of the latest jobs tell the speed."""
+
+SPEED_SECONDS = 2.0
+"""How long a speed is believed before it is reckoned again."""
+
+COUNT_SECONDS = 1.0
+"""How long the length of the queue is believed."""
+
+COUNTED_AHEAD = 10_000
+"""A job's place in the queue is counted up to here; what stands further back has at least so many before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +79,29 @@ class JobStore:
         self._db = database
         self._retention = retention
         self._max_queued = max_queued
+        self._queued = self._added = 0
+        """How many waited when they were last counted, and how many this process has added since."""
+        self._counted_at = float("-inf")
+        self._speed: tuple[float, float] = (DEFAULT_SPEED, float("-inf"))
+        """Seconds of work for a second of sound, and when that was reckoned."""
 
     def add(self, new: NewJob) -> tuple[Job, bool]:
         """Take a job in; returns it, and whether it is new or the one that its idempotency key stands for already.
 
         Once this returns, the job is durable. Raises `IdempotencyError`, `QueueFullError`.
         """
+        try:
+            return self._add(new)
+        except sa.exc.IntegrityError:
+            if new.idempotency_key is None:
+                raise
+            return self._add(new)  # another process was faster with this key: now its job is found
+
+    def _add(self, new: NewJob) -> tuple[Job, bool]:
         with self._db.write() as connection:
             if known := self._by_key(connection, new):
                 return known, False
-            if self._max_queued and self._queued(connection) >= self._max_queued:
-                raise QueueFullError(
-                    f"{self._max_queued} tasks wait already, and no more are taken now.", "Send it again later."
-                )
+            self._expect_room(connection)
             row = connection.execute(
                 jobs.insert()
                 .values(
@@ -90,6 +110,7 @@ class JobStore:
                     state="queued",
                     stage="waiting",
                     lane=new.lane,
+                    need=new.need,
                     priority=new.priority,
                     options=dict(new.options),
                     filename=new.filename,
@@ -101,6 +122,7 @@ class JobStore:
                     sync=new.sync,
                     created_at=self._db.now,
                     run_at=self._db.now,
+                    dispatched_at=self._db.now,  # the caller sends a hint as soon as this is written
                     retention=new.retention,
                     audio_seconds=guess_seconds(new.filename, new.size) if new.size else None,
                     webhook_url=new.webhook_url,
@@ -209,6 +231,7 @@ class JobStore:
                 "state": "queued",
                 "stage": "waiting",
                 "run_at": self._db.now,
+                "dispatched_at": self._db.now,
                 "failures": 0,
                 "error": None,
                 "finished_at": None,
@@ -279,21 +302,29 @@ class JobStore:
         own = (job.audio_seconds or 60.0) * (1 - job.progress) * speed
         if job.state == "processing":
             return Outlook(0, own)
-        before = sa.and_(
-            jobs.c.state == "queued",
-            sa.tuple_(jobs.c.priority, jobs.c.run_at, jobs.c.id) < sa.tuple_(job.priority, job.run_at, job.id),
-        )
-        working = jobs.c.state == "processing"
-        left = sa.func.coalesce(jobs.c.audio_seconds, 60.0) * (1 - jobs.c.progress)
+        left = (sa.func.coalesce(jobs.c.audio_seconds, 60.0) * (1 - jobs.c.progress)).label("left")
+        sooner = sa.tuple_(jobs.c.priority, jobs.c.run_at, jobs.c.id) < sa.tuple_(job.priority, job.run_at, job.id)
+        same = jobs.c.lane == job.lane, jobs.c.need == job.need
+        order = (jobs.c.priority, jobs.c.run_at, jobs.c.id)  # that of the index, else PostgreSQL reads the whole table
+        ahead = sa.select(left).where(jobs.c.state == "queued", jobs.c.suspect == job.suspect, *same, sooner)
+        before = ahead.order_by(*order).limit(COUNTED_AHEAD).subquery()
+        working = sa.select(sa.func.sum(left)).where(jobs.c.state == "processing", *same).scalar_subquery()
         query = sa.select(
-            sa.func.coalesce(sa.func.sum(sa.case((before, 1), else_=0)), 0), sa.func.coalesce(sa.func.sum(left), 0.0)
-        ).where(jobs.c.lane == job.lane, sa.or_(before, working))
+            sa.func.count(), sa.func.coalesce(sa.func.sum(before.c.left), 0.0), sa.func.coalesce(working, 0.0)
+        ).select_from(before)
         with self._db.read() as connection:
-            position, audio = connection.execute(query).one()
-        return Outlook(int(position), audio * speed / max(slots(job.lane), 1) + own)
+            position, audio, under_way = connection.execute(query).one()
+        return Outlook(int(position), (audio + under_way) * speed / max(slots(job.lane), 1) + own)
 
     def speed(self) -> float:
         """Seconds of work for a second of sound, as the latest jobs have shown."""
+        speed, at = self._speed
+        if time.monotonic() - at > SPEED_SECONDS:
+            speed = self._reckoned_speed()
+            self._speed = speed, time.monotonic()
+        return speed
+
+    def _reckoned_speed(self) -> float:
         latest = (
             sa.select(jobs.c.started_at, jobs.c.finished_at, jobs.c.audio_seconds)
             .where(jobs.c.state == "done", jobs.c.failures == 0, jobs.c.audio_seconds > 0)
@@ -349,10 +380,21 @@ class JobStore:
             )
         return job_from(row)
 
-    @staticmethod
-    def _queued(connection: Connection) -> int:
-        query = sa.select(sa.func.count()).where(jobs.c.state == "queued", jobs.c.lane.in_(LANES))
-        return int(connection.scalar(query) or 0)
+    def _expect_room(self, connection: Connection) -> None:
+        """Raises `QueueFullError`. To count a long queue takes long: it is counted again after a second, or sooner
+        where this process alone could have filled a hundredth of it.
+        """
+        if not self._max_queued:
+            return
+        is_old = time.monotonic() - self._counted_at > COUNT_SECONDS
+        if is_old or self._queued >= self._max_queued or self._added >= self._max_queued // 100:
+            query = sa.select(sa.func.count()).where(jobs.c.state == "queued")
+            self._queued, self._counted_at, self._added = int(connection.scalar(query) or 0), time.monotonic(), 0
+        if self._queued + self._added >= self._max_queued:
+            raise QueueFullError(
+                f"{self._max_queued} tasks wait already, and no more are taken now.", "Send it again later."
+            )
+        self._added += 1
 
 
 def _whose(job_id: str, owner: str | None) -> list[sa.ColumnElement[bool]]:

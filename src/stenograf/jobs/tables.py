@@ -35,6 +35,7 @@ jobs = Table(
     Column("owner", String(200), nullable=False),
     Column("state", String(10), nullable=False),
     Column("lane", String(5), nullable=False),
+    Column("need", String(3), nullable=False, server_default="cpu"),
     Column("priority", Integer, nullable=False),
     Column("options", JSON, nullable=False),
     Column("filename", Text, nullable=False),
@@ -71,8 +72,10 @@ jobs = Table(
     Column("fingerprint", String(64)),
     CheckConstraint("state IN ('queued', 'processing', 'done', 'error', 'cancelled')", name="state"),
     CheckConstraint("lane IN ('short', 'long')", name="lane"),
-    Index("ix_jobs_queue", "state", "suspect", "lane", "priority", "run_at", "id"),
+    Index("ix_jobs_queue", "state", "suspect", "lane", "need", "priority", "run_at", "id"),
     Index("ix_jobs_owner", "owner", "created_at", "id"),
+    Index("ix_jobs_created_at", "created_at", "id"),
+    Index("ix_jobs_finished_at", "finished_at"),
     Index("ix_jobs_expires_at", "expires_at"),
     Index("ix_jobs_fingerprint", "fingerprint"),
 )
@@ -154,6 +157,25 @@ keys = Table(
     Column("used_at", Double),
 )
 """API keys, as hashes."""
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("counted", String(300), nullable=False),
+    Column("at", Double, nullable=False),
+    Index("ix_requests_counted", "counted", "at"),
+)
+"""What callers have asked lately, where several replicas count it together and there is no Redis."""
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""What all replicas must share and nobody has set, such as what tokens are signed with."""
 
 uploads = Table(
     "uploads",

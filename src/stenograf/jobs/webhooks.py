@@ -52,6 +52,9 @@ LEASE_SECONDS = 60.0
 AT_ONCE = 4
 """So many messages are under way at once, each to another host: a slow one holds up only its own."""
 
+PAGE = 500
+"""So many messages are looked through at once for one that may be sent."""
+
 POLL_SECONDS = 1.0
 """How often is looked for messages that are due; `nudge` is quicker."""
 
@@ -216,11 +219,20 @@ class Webhooks:
         return None
 
     def _find(self) -> str | None:
-        due = sa.select(webhooks.c.id, webhooks.c.url).where(*self._due()).order_by(webhooks.c.next_at)
-        # Row by row: thousands may wait for a host that is slow, and those of others behind them must not.
-        row_by_row = {"stream_results": True}
-        with self._db.read() as connection, connection.execute(due, execution_options=row_by_row) as rows:
-            return next((row.id for row in rows if _host(row.url) not in self._under_way), None)
+        order = (webhooks.c.next_at, webhooks.c.id)
+        due = sa.select(webhooks.c.id, webhooks.c.url, webhooks.c.next_at).where(*self._due()).order_by(*order)
+        last = None
+        # Page by page: thousands may wait for a host that is slow, and those of others behind them must not.
+        while True:
+            query = due if last is None else due.where(sa.tuple_(*order) > sa.tuple_(last.next_at, last.id))
+            with self._db.read() as connection:
+                rows = connection.execute(query.limit(PAGE)).all()
+            for row in rows:
+                if _host(row.url) not in self._under_way:
+                    return str(row.id)
+            if len(rows) < PAGE:
+                return None
+            last = rows[-1]
 
     def _due(self) -> tuple[sa.ColumnElement[bool], ...]:
         free = sa.or_(webhooks.c.lease_until.is_(None), webhooks.c.lease_until < self._db.now)

@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("retention", sa.Double(), nullable=True),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("suspect", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("suspect", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("dispatched_at", sa.Double(), nullable=True),
