@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 
+from stenograf.jobs.database import Database
+from stenograf.jobs.tables import metadata
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 from stenograf.transcriber import Transcriber
+from work import opened
 
-pytest.register_assert_rewrite("live_server")
+pytest.register_assert_rewrite("live_server", "servers")
 from live_server import live_server as live_server  # noqa: E402 - a fixture
+from servers import Postgres, rabbitmq, redis_server, s3  # noqa: E402, F401 - fixtures
+from servers import postgres as postgres  # noqa: E402 - a fixture
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -94,6 +99,29 @@ def whisper(load_model: Callable[[str], Transcriber]) -> Transcriber:
 @pytest.fixture(scope="session")
 def gigaam(load_model: Callable[[str], Transcriber]) -> Transcriber:
     return load_model("gigaam-test")
+
+
+@pytest.fixture(scope="session")
+def _migrated(postgres: Postgres) -> Iterator[Database]:
+    with postgres.database() as url:
+        made = Database(url)
+        made.migrate()
+        yield made
+        made.close()
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database with its tables, of each kind: what is said of one holds for the other."""
+    if request.param == "SQLite":
+        with opened(tmp_path / "x.db") as made:
+            yield made
+        return
+    made = request.getfixturevalue("_migrated")
+    with made.write() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
+    yield made
+    made.close()
 
 
 @pytest.fixture

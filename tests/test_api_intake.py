@@ -25,6 +25,7 @@ from stenograf.errors import (
 from stenograf.jobs.job import Job, NewJob
 from stenograf.jobs.store import JobStore
 from stenograf.runtime import Runtime
+from work import place
 
 
 def service_of(folder: Path, **changes: Any) -> Service:
@@ -95,7 +96,7 @@ class TestSubmit:
         job, is_new = asyncio.run(submit(service, submission))
         assert is_new
         assert job.file is not None
-        assert service.files.path(job.file).read_bytes() == b"sound"
+        assert place(service.files, job.file).read_bytes() == b"sound"
         assert (job.priority, job.sync, job.request_id, job.options) == (0, True, "r", {"vad": False})
         assert job.fingerprint == submission.fingerprint
         assert service.store.same_request("me", submission.fingerprint) == job
@@ -112,7 +113,7 @@ class TestSubmit:
             else:
                 with pytest.raises(QueueFullError):
                     asyncio.run(submit(service, submission))
-                assert service.files.path(name).exists()  # the caller's: who sent it in pieces may try again
+                assert place(service.files, name).exists()  # the caller's: who sent it in pieces may try again
         service.close()
 
     def test_a_commit_of_which_nobody_knows(self, service: Service) -> None:

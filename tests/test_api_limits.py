@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from small_app import SmallApp
+from stenograf.api.counters import InMemory
 from stenograf.api.limits import WINDOW_SECONDS, Limits
 
 Make = Callable[..., SmallApp]
@@ -62,7 +63,7 @@ def test_the_headers_count_down_and_then_it_is_refused(make: Make) -> None:
 
 def test_there_is_room_again_when_the_window_has_passed(make: Make) -> None:
     app = make()
-    app.app.state.limits = Limits(app.settings, window=1)
+    app.app.state.limits = Limits(app.settings, InMemory(), window=1)
     _, secret = app.keys.create("a")
     assert [app.post(UPLOAD, secret).status_code for _ in range(4)] == [200, 200, 200, 429]
     time.sleep(1.05)
@@ -73,7 +74,7 @@ def test_there_is_room_again_when_the_window_has_passed(make: Make) -> None:
 
 def test_refused_requests_do_not_prolong_the_wait(make: Make) -> None:
     app = make()
-    app.app.state.limits = Limits(app.settings, window=1)
+    app.app.state.limits = Limits(app.settings, InMemory(), window=1)
     _, secret = app.keys.create("a")
     started = time.monotonic()
     while app.post(UPLOAD, secret).status_code == 200:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api_server import MODELS, Server, serve, settings_for
 from live_server import LiveServer
 from stenograf._version import __version__
-from stenograf.api import operation
+from stenograf.api import readiness
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see at once what they changed."""
-    monkeypatch.setattr(operation, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(readiness, "CACHE_SECONDS", 0.0)
 
 
 def checks(server: Server, status: int) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class TestHealth:
 class TestReady:
     def test_all_is_well(self, server: Server) -> None:
         found = checks(server, 200)
-        assert set(found) == {"database", "disk", "model", "device"}
+        assert set(found) == {"database", "disk", "storage", "model", "device"}
 
     def test_a_database_that_cannot_be_read(self, server: Server) -> None:
         with server.service.database.write() as connection:
@@ -119,7 +119,7 @@ class TestReady:
         checks(server, 200)
 
     def test_a_full_disk(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(operation, "RESERVE", 1 << 60)
+        monkeypatch.setattr(readiness, "RESERVE", 1 << 60)
         assert not checks(server, 503)["disk"]["ok"]
 
     def test_no_worker_is_left(self, server: Server) -> None:
@@ -181,7 +181,7 @@ class TestReady:
             assert not checks(server, 503)["device"]["ok"]
 
     def test_an_answer_is_kept_for_a_moment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(operation, "CACHE_SECONDS", 3600.0)
+        monkeypatch.setattr(readiness, "CACHE_SECONDS", 3600.0)
         with serve(settings_for(tmp_path)) as server:
             checks(server, 200)
             server.service.heard({"event": "model_failed", "model": "whisper-test", "code": "out_of_memory"})

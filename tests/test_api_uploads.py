@@ -30,10 +30,11 @@ from clients import run_client
 from stenograf.api.turns import Turns
 from stenograf.api.uploads import PATH, store_of
 from stenograf.errors import TaskUnknownError
-from stenograf.jobs.files import FileStore
+from stenograf.jobs.folder import LocalFiles, LocalPiece
 from stenograf.jobs.job import Job
 from stenograf.jobs.maintenance import Maintenance
 from stenograf.jobs.tables import uploads
+from work import place
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
@@ -107,7 +108,7 @@ def job_of(server: Server, answer: httpx2.Response) -> Job:
     """The job that an answer names; it must hold the recording, and be the only one."""
     job = server.service.store.get(answer.headers["stenograf-task-id"])
     assert answer.headers["content-location"] == f"/api/v1/tasks/{job.id}"
-    assert server.service.files.path(job.file or "").read_bytes() == DATA
+    assert place(server.service.files, job.file).read_bytes() == DATA
     assert job.digest == hashlib.sha256(DATA).hexdigest()
     assert [each.id for each in server.service.store.page().items] == [job.id]
     assert [path.name for path in server.files()] == [job.file]
@@ -410,7 +411,7 @@ class TestCrashes:
         piece.write(DATA)
         piece.end()
         assert server.service.files.admit(name)
-        os.utime(server.service.files.path(name), (0, 0))
+        os.utime(place(server.service.files, name), (0, 0))
         assert maintenance(server).sweep() == 0
         job_of(server, self.again(server, comes, path))
 
@@ -425,6 +426,7 @@ class TestCrashes:
         send(server, path, 0, DATA[:100])
         piece = server.service.files.piece(rows(server)[0]["file"], 100, len(DATA), "sha256")
         piece.write(b"x" * (len(DATA) - 100))  # all of it is there, but nobody knows whether it is right
+        assert isinstance(piece, LocalPiece)
         piece._file.close()
         maintenance(server).tend_uploads()
         assert offset_of(server, path) == 100
@@ -725,14 +727,14 @@ def test_a_client_goes_on_after_breaks(tmp_path: Path) -> None:
         told = run_client("tuspy", TESTS / "tuspy_calls.py", address, str(recording))
         job = server.service.store.get(told["url"].rpartition("/")[2])
         assert told["offsets"] == [500_000, 500_000, len(DATA)]
-        assert server.service.files.path(job.file or "").read_bytes() == DATA
+        assert place(server.service.files, job.file).read_bytes() == DATA
         assert (job.filename, job.options) == ("a.ogg", {"language": "ru"})
         assert len(server.service.store.page().items) == 1
         assert len(DATA) < relay.passed < len(DATA) + 1_000_000  # it did not begin again
 
 
 def test_the_store_tells_where_to_go_on(tmp_path: Path) -> None:
-    files = FileStore(tmp_path)
+    files = LocalFiles(tmp_path)
     assert files.received("new") == 0
     piece = files.piece("new", 0, 10)
     piece.write(b"abc")

@@ -11,19 +11,19 @@ import pytest
 
 from stenograf.errors import DiskFullError, FileMissingError, OutputForbiddenError, UploadTooLargeError
 from stenograf.jobs import files as module
-from stenograf.jobs.files import FileStore
+from stenograf.jobs.folder import LocalFiles
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "files")
+def store(tmp_path: Path) -> LocalFiles:
+    return LocalFiles(tmp_path / "files")
 
 
-def all_files(store: FileStore) -> list[Path]:
+def all_files(store: LocalFiles) -> list[Path]:
     return [path for path in store.folder.rglob("*") if path.is_file()]
 
 
-def bring(store: FileStore, data: bytes = b"abc", *, age: float = 0.0) -> str:
+def bring(store: LocalFiles, data: bytes = b"abc", *, age: float = 0.0) -> str:
     incoming = store.create()
     incoming.write(data)
     name = incoming.commit()
@@ -32,7 +32,7 @@ def bring(store: FileStore, data: bytes = b"abc", *, age: float = 0.0) -> str:
     return name
 
 
-def test_a_file_comes_in(store: FileStore) -> None:
+def test_a_file_comes_in(store: LocalFiles) -> None:
     incoming = store.create()
     for part in (b"abc", b"", b"def" * 100_000):
         incoming.write(part)
@@ -41,17 +41,16 @@ def test_a_file_comes_in(store: FileStore) -> None:
     name = incoming.commit()
     assert (incoming.size, incoming.digest) == (len(data), hashlib.sha256(data).hexdigest())
     assert all_files(store) == [store.path(name)]
-    with store.open(name) as file:
-        assert file.read() == data
+    assert b"".join(store.read(name)) == data
 
 
-def test_names_are_never_given_twice(store: FileStore) -> None:
+def test_names_are_never_given_twice(store: LocalFiles) -> None:
     names = {bring(store, b"same") for _ in range(20)}
     assert len(names) == 20
     assert all(name.isalnum() for name in names)
 
 
-def test_a_file_that_is_given_up_leaves_nothing(store: FileStore) -> None:
+def test_a_file_that_is_given_up_leaves_nothing(store: LocalFiles) -> None:
     incoming = store.create()
     incoming.write(b"abc")
     incoming.abort()
@@ -63,14 +62,14 @@ def test_a_file_that_is_given_up_leaves_nothing(store: FileStore) -> None:
     assert all_files(store) == []
 
 
-def test_a_file_that_is_gone(store: FileStore) -> None:
+def test_a_file_that_is_gone(store: LocalFiles) -> None:
     name = bring(store)
     store.remove(name)
     store.remove(name)
     store.remove(None)
     assert all_files(store) == []
     with pytest.raises(FileMissingError) as caught:
-        store.open(name)
+        next(store.read(name))
     assert str(store.folder) not in str(caught.value)
 
 
@@ -78,7 +77,7 @@ def test_a_file_that_is_gone(store: FileStore) -> None:
 
 
 def test_a_file_that_is_too_large(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "files", max_bytes=10)
+    store = LocalFiles(tmp_path / "files", max_bytes=10)
     exact = store.create()
     exact.write(b"12345")
     exact.write(b"67890")
@@ -91,7 +90,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     assert len(all_files(store)) == 1
 
 
-def test_a_disk_that_is_nearly_full_takes_nothing_in(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_nearly_full_takes_nothing_in(store: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     bring(store)
     monkeypatch.setattr(module, "RESERVE", 1 << 60)
     with pytest.raises(DiskFullError) as caught:
@@ -101,7 +100,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing_in(store: FileStore, monkeypat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_a_disk_that_fills_up_while_a_file_comes_in(store: FileStore) -> None:
+def test_a_disk_that_fills_up_while_a_file_comes_in(store: LocalFiles) -> None:
     incoming = store.create()
     os.dup2(os.open("/dev/full", os.O_WRONLY), incoming._file.fileno())
     with pytest.raises(DiskFullError):
@@ -111,7 +110,7 @@ def test_a_disk_that_fills_up_while_a_file_comes_in(store: FileStore) -> None:
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path, unprivileged: None) -> None:
-    store = FileStore(tmp_path / "files")
+    store = LocalFiles(tmp_path / "files")
     incoming = store.create()
     incoming.write(b"abc")
     for folder in (store.folder / "incoming", store.folder):
@@ -121,7 +120,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, unprivileged: None) ->
     with pytest.raises(OutputForbiddenError):
         incoming.commit()
     with pytest.raises(OutputForbiddenError, match="deeper"):
-        FileStore(store.folder / "deeper")
+        LocalFiles(store.folder / "deeper")
     for folder in (store.folder, store.folder / "incoming"):
         folder.chmod(0o700)
     incoming.abort()
@@ -131,7 +130,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, unprivileged: None) ->
 # Sweeping
 
 
-def test_what_no_job_names_is_removed_once_it_is_old(store: FileStore) -> None:
+def test_what_no_job_names_is_removed_once_it_is_old(store: LocalFiles) -> None:
     orphan, named = bring(store, age=7200), bring(store, age=7200)
     young = bring(store, age=1800)
     broken_off, going_on = store.create(), store.create()
@@ -148,7 +147,7 @@ def test_what_no_job_names_is_removed_once_it_is_old(store: FileStore) -> None:
     going_on.abort()
 
 
-def test_a_job_that_is_written_while_files_are_listed_keeps_its_file(store: FileStore) -> None:
+def test_a_job_that_is_written_while_files_are_listed_keeps_its_file(store: LocalFiles) -> None:
     names: set[str] = set()
     late = bring(store, age=7200)
 
@@ -157,11 +156,10 @@ def test_a_job_that_is_written_while_files_are_listed_keeps_its_file(store: File
         return names
 
     assert store.sweep(named) == 0
-    with store.open(late):
-        pass
+    assert store.look(late).size == 3
 
 
-def test_a_file_that_comes_in_while_names_are_asked_for_is_kept(store: FileStore) -> None:
+def test_a_file_that_comes_in_while_names_are_asked_for_is_kept(store: LocalFiles) -> None:
     names: set[str] = set()
     bring(store, age=7200)
 
@@ -174,7 +172,7 @@ def test_a_file_that_comes_in_while_names_are_asked_for_is_kept(store: FileStore
     assert {path.name for path in all_files(store)} == names
 
 
-def test_nobody_is_asked_for_names_where_nothing_is_old(store: FileStore) -> None:
+def test_nobody_is_asked_for_names_where_nothing_is_old(store: LocalFiles) -> None:
     bring(store)
 
     def named() -> set[str]:
@@ -183,7 +181,7 @@ def test_nobody_is_asked_for_names_where_nothing_is_old(store: FileStore) -> Non
     assert store.sweep(named) == 0
 
 
-def test_two_sweep_at_once(store: FileStore) -> None:
+def test_two_sweep_at_once(store: LocalFiles) -> None:
     first = bring(store, age=7200)
 
     def named() -> set[str]:

@@ -14,9 +14,9 @@ import pytest
 from stenograf.errors import TaskUnknownError
 from stenograf.jobs import maintenance as module
 from stenograf.jobs.maintenance import Maintenance
-from stenograf.jobs.tables import chunks, idempotency, jobs, transcripts
+from stenograf.jobs.tables import chunks, idempotency, jobs, requests, transcripts
 from stenograf.runtime import Runtime
-from work import SHORT, add, chunk, claim, end_lease, hand_in, rows, runtime, transcript, wait_for
+from work import SHORT, add, chunk, claim, end_lease, hand_in, place, rows, runtime, transcript, wait_for
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_what_expired_is_removed_with_its_file_and_its_text(service: Runtime) ->
     assert maintenance(service).expire() == 1
     with pytest.raises(TaskUnknownError):
         service.jobs.get(over.id)
-    assert not service.files.path(over.file or "").exists()
-    assert service.files.path(waits.file or "").exists()
+    assert not place(service.files, over.file).exists()
+    assert place(service.files, waits.file).exists()
     assert rows(service.database, transcripts) == rows(service.database, chunks) == []
     assert maintenance(service).expire() == 0
 
@@ -71,7 +71,7 @@ def test_a_job_that_is_retried_just_then_keeps_its_file(service: Runtime, monkey
     answers = iter([found, []])
     monkeypatch.setattr(service.jobs, "expired", lambda: next(answers))
     assert maintenance(service).expire() == 0
-    assert service.files.path(job.file or "").exists()
+    assert place(service.files, job.file).exists()
     assert service.jobs.get(job.id).state == "queued"
 
 
@@ -94,12 +94,12 @@ def test_orphans_are_swept_and_old_keys_forgotten(service: Runtime) -> None:
     incoming.write(b"abc")
     orphan = incoming.commit()
     for name in (kept.file or "", orphan):
-        make_old(service.files.path(name))
+        make_old(place(service.files, name))
     with service.database.write() as connection:
         connection.execute(idempotency.update().values(created_at=service.database.now - 90_000))
     assert maintenance(service).sweep() == 1
-    assert service.files.path(kept.file or "").exists()
-    assert not service.files.path(orphan).exists()
+    assert place(service.files, kept.file).exists()
+    assert not place(service.files, orphan).exists()
     assert rows(service.database, idempotency) == []
 
 
@@ -128,7 +128,7 @@ def test_it_does_all_that_by_itself_and_goes_on_after_an_error(
         connection.execute(jobs.update().where(jobs.c.id == over.id).values(expires_at=service.database.now - 1))
     incoming = service.files.create()
     incoming.write(b"abc")
-    orphan = service.files.path(incoming.commit())
+    orphan = place(service.files, incoming.commit())
     make_old(orphan)
     with service.database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE jobs RENAME TO elsewhere")
@@ -147,3 +147,12 @@ def test_it_does_all_that_by_itself_and_goes_on_after_an_error(
 
 def test_stopping_what_never_began(service: Runtime) -> None:
     maintenance(service).stop()
+
+
+def test_old_requests_are_counted_no_more_and_forgotten(service: Runtime) -> None:
+    now = service.database.now
+    with service.database.write() as connection:
+        for name, at in (("old", now - 601), ("new", now - 59)):
+            connection.execute(requests.insert().values(counted=name, at=at))
+    maintenance(service).sweep()
+    assert [row["counted"] for row in rows(service.database, requests)] == ["new"]

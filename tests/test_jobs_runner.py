@@ -21,8 +21,8 @@ import media
 from conftest import ROOT
 from stenograf.chunk import ChunkResult
 from stenograf.errors import FileForbiddenError, NoRoomError, OutOfMemoryError
-from stenograf.jobs import database as database_module
 from stenograf.jobs import keeping as keeping_module
+from stenograf.jobs import sqlite as database_module
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.job import LANES, Claim
 from stenograf.jobs.keeping import Keeping
@@ -44,6 +44,7 @@ from work import (
     everything,
     hand_in,
     let_rest_be_over,
+    place,
     rows,
     runtime,
     wait_for,
@@ -128,7 +129,7 @@ def test_a_job_is_done(desk: Desk, whisper: Transcriber) -> None:
     found = desk.service.jobs.transcript(job.id)
     assert direct["text"]
     assert {**found, "timings": {}} == {**direct, "timings": {}}
-    assert desk.service.files.path(done.file or "").exists()
+    assert place(desk.service.files, done.file).exists()
     assert len(rows(desk.service.database, chunks)) == 1
 
 
@@ -576,7 +577,7 @@ def test_a_recording_is_fetched_and_kept(desk: Desk, site: str) -> None:
     done = desk.service.jobs.get(fetch(desk, f"{site}/ru-01.flac"))
     assert (done.state, done.filename, done.size) == ("done", "ru-01.flac", SHORT.stat().st_size)
     assert done.digest == hashlib.sha256(SHORT.read_bytes()).hexdigest()
-    assert stored(desk) == [desk.service.files.path(done.file or "")]
+    assert stored(desk) == [place(desk.service.files, done.file)]
     assert desk.service.jobs.page(text="RU-01").items == (done,)
 
 

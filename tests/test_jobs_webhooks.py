@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,14 +139,6 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
-    database.migrate()
-    yield database
-    database.close()
-
-
 class Desk:
     """A database with its jobs, and those who send its webhooks."""
 
@@ -188,7 +179,7 @@ class Desk:
         return sender
 
     def rows(self, **columns: Any) -> list[Any]:
-        query = sa.select(webhooks).filter_by(**columns).order_by(sa.text("rowid"))
+        query = sa.select(webhooks).filter_by(**columns).order_by(webhooks.c.created_at)
         with self.database.read() as connection:
             return list(connection.execute(query))
 
@@ -565,7 +556,9 @@ time.sleep(60)
 
 def test_who_dies_after_the_sending_and_before_the_mark_leaves_it_to_another(desk: Desk, receiver: Receiver) -> None:
     desk.cancelled(receiver.url())
-    with subprocess.Popen([sys.executable, "-c", CHILD, str(desk.database.url)]) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, desk.database.url.render_as_string(hide_password=False)]
+    ) as child:
         receiver.on_request = lambda _request: child.send_signal(signal.SIGKILL)
         assert child.wait(60) == -signal.SIGKILL
     row = desk.only()
@@ -617,7 +610,7 @@ def test_two_senders_deliver_each_message_once(desk: Desk, receiver: Receiver) -
     receiver.on_request = on_request
     for n in range(40):
         desk.cancelled(receiver.url(host=f"hook{n % 5}.test"))
-    other = Desk(Database(str(desk.database.url)))
+    other = Desk(Database(desk.database.url.render_as_string(hide_password=False)))
     try:
         desk.send(resolve=names)
         other.send(resolve=names)

@@ -20,6 +20,8 @@ import sqlalchemy as sa
 
 from stenograf.chunk import Chunk, ChunkResult
 from stenograf.jobs.database import Database
+from stenograf.jobs.files import FileStore
+from stenograf.jobs.folder import LocalFiles
 from stenograf.jobs.job import Claim, Job, Lane, NewJob
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.post import Post
@@ -99,6 +101,12 @@ def hand_in(made: Runtime, recording: Path, **new: Any) -> Job:
     return made.jobs.add(NewJob(**{**asked, **new}))[0]
 
 
+def place(files: FileStore, name: str | None) -> Path:
+    """Where a recording lies that is kept in a folder."""
+    assert isinstance(files, LocalFiles)
+    return files.path(name or "")
+
+
 def add(store: JobStore, **new: Any) -> Job:
     """A job without a recording: for what happens in the database alone."""
     return store.add(NewJob(**{"owner": "ann", "options": {}, "filename": "a.ogg", "size": 1, **new}))[0]
@@ -135,12 +143,13 @@ def let_rest_be_over(database: Database) -> None:
         connection.execute(jobs.update().values(run_at=database.now))
 
 
-def everything(database: Database) -> dict[str, list[Any]]:
-    """All rows of all tables: two that are equal mean that nothing was written."""
+def everything(database: Database, *, but: str = "") -> dict[str, list[Any]]:
+    """All rows of all tables but one: two that are equal mean that nothing was written."""
     with database.read() as connection:
         return {
             table.name: sorted(map(repr, connection.execute(sa.select(table)).mappings()))
             for table in metadata.sorted_tables
+            if table.name != but
         }
 
 

@@ -258,7 +258,8 @@ class KeyStore:
         self._cache[value] = key, now
 
     def _used(self, key: Key, now: float) -> Key:
-        if key.used_at is not None and 0 <= now - key.used_at < USED_SECONDS:
+        # What lies a little ahead was written by a machine whose clock is: each would undo the other's.
+        if key.used_at is not None and -USED_SECONDS * 60 < now - key.used_at < USED_SECONDS:
             return key
         with suppress(DatabaseError), self._db.write() as connection:  # a full disk must not keep a reader out
             connection.execute(keys.update().where(keys.c.id == key.id).values(used_at=now))

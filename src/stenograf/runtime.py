@@ -5,11 +5,13 @@ What only the service needs is imported when it is asked for: a command that tra
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
+from stenograf.errors import SettingInvalidError
 from stenograf.models import ModelStore
 from stenograf.options import Options
 from stenograf.reader import Reader
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from stenograf.jobs.database import Database
     from stenograf.jobs.dispatch import Event
     from stenograf.jobs.files import FileStore
+    from stenograf.jobs.hints import Hints
     from stenograf.jobs.lease import Leases
     from stenograf.jobs.outbound import Outbound
     from stenograf.jobs.post import Post
@@ -77,9 +80,9 @@ class Runtime:
     @cached_property
     def files(self) -> FileStore:
         """The recordings that jobs hold."""
-        from stenograf.jobs.files import FileStore
+        from stenograf.jobs.files import files_for
 
-        return FileStore(self.settings.files_path, max_bytes=self.settings.max_upload * 1_000_000)
+        return files_for(self.settings)
 
     @cached_property
     def uploads(self) -> Uploads:
@@ -102,6 +105,23 @@ class Runtime:
 
         return Outbound([ip_network(text, strict=False) for text in self.settings.private_networks])
 
+    @cached_property
+    def hints(self) -> Hints | None:
+        """What tells workers on other machines of jobs; None where there is no broker. Raises `SettingInvalidError`."""
+        if self.settings.broker is None:
+            return None
+        require_cluster()
+        from stenograf.jobs.hints import Hints
+
+        return Hints(self.settings, self.leases)
+
+    def tell_others(self, event: Event) -> None:
+        """Tell the services of other machines what changed, where there can be any."""
+        if self.database.is_shared:
+            from stenograf.jobs.nudges import tell
+
+            tell(self.database, event)
+
     def crew(self, *, hinted: bool, on_event: Callable[[Event], None]) -> Crew:
         """Workers, maintenance and webhooks; see `Crew`."""
         from stenograf.jobs.crew import Crew
@@ -116,12 +136,14 @@ class Runtime:
         )
         return Crew(
             self.settings,
+            self.database,
             self.jobs,
             self.leases,
             self.files,
             self.uploads,
             webhooks,
-            work=partial(work, self.settings),
+            self.hints if hinted else None,
+            work=partial(work, self.settings) if self.settings.transcribes or not hinted else None,
             hinted=hinted,
             on_event=on_event,
         )
@@ -143,6 +165,15 @@ class Runtime:
             vad=settings.vad if vad is None else vad,
             trim=settings.default_trim if trim is None else trim,
             **others,  # type: ignore[arg-type]
+        )
+
+
+def require_cluster() -> None:
+    """Raises `SettingInvalidError` where Celery is not installed."""
+    if importlib.util.find_spec("celery") is None:
+        raise SettingInvalidError(
+            "A message broker is set (STENOGRAF_BROKER_URL or REDIS_HOST), and Celery is not installed.",
+            "Run: pip install 'stenograf[cluster]'. Or unset them: then workers look into the database by themselves.",
         )
 
 

@@ -360,6 +360,11 @@ class Settings:
         return f"redis://{password}{self.redis_host}:{self.redis_port}/{self.redis_db}"
 
     @property
+    def transcribes(self) -> bool:
+        """Whether `stenograf serve` has workers of its own."""
+        return self.serve_workers == "yes" or (self.serve_workers == "auto" and self.broker is None)
+
+    @property
     def database(self) -> str:
         """The URL of the database."""
         return self.database_url or f"sqlite:///{quote(str(self.data_dir / 'stenograf.db'))}"

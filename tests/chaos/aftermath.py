@@ -13,7 +13,7 @@ from chaos.client import Sent
 from chaos.receiver import Receiver
 from chaos.recordings import without_timings
 from chaos.service import Entry, Service
-from stenograf.jobs.files import FileStore
+from stenograf.jobs.folder import LocalFiles
 
 FORESEEN = (
     "crashed",  # the supervisor says so of a worker that was killed
@@ -137,8 +137,8 @@ def figures(service: Service, sent: Sequence[Sent], receiver: Receiver) -> Mappi
     }
 
 
-def _files(service: Service) -> FileStore:
-    return FileStore(service.folder / "data" / "files")
+def _files(service: Service) -> LocalFiles:
+    return LocalFiles(service.folder / "data" / "files")
 
 
 def _digest(data: bytes) -> str:

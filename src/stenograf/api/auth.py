@@ -10,7 +10,6 @@ no key was ever made: who can connect to it there can read its database as well.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,13 +17,11 @@ from typing import Annotated, Any
 from fastapi import Security
 from fastapi.openapi.models import OAuthFlowClientCredentials, OAuthFlows
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, OAuth2
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from stenograf.api.connection import add_header, client_network, is_forwarded, kept, peer_address
+from stenograf.api.counters import Counter, Tally, counter_of
 from stenograf.api.tokens import Tokens, is_token
 from stenograf.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from stenograf.jobs.database import Database
@@ -73,13 +70,15 @@ OPEN = Principal(LOCAL_OWNER, frozenset(SCOPES))
 class Access:
     """What tells who asks; one for an application, to be used by many threads."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        """Raises `SettingInvalidError` for listed keys or a signing secret that are too short."""
+    def __init__(self, settings: Settings, database: Database, counter: Counter) -> None:
+        """`counter` counts wrong keys.
+
+        Raises `SettingInvalidError` for a signing secret that is too short, and as `Tokens`.
+        """
         self.settings = settings
         self.keys = KeyStore(database, settings.api_keys)
-        self.tokens = Tokens(settings)
-        self._failures = MovingWindowRateLimiter(MemoryStorage())
-        self._limit = RateLimitItemPerSecond(FAILURES, FAILURE_SECONDS, namespace="failures")
+        self.tokens = Tokens(settings, database)
+        self._counter = counter
 
     def is_open(self, scope: Scope) -> bool:
         """Whether no key is asked for. May ask the database."""
@@ -123,24 +122,23 @@ class Access:
         however often one tries. Not so a key of the settings, which may be weak: it must have been good before.
         """
         if self.keys.guessable(secret):
-            self._refuse_many(connection)
+            self._refuse_many(connection, self._counter.look(self._counted(connection), FAILURES, FAILURE_SECONDS))
         try:
             return self.keys.check(secret)
         except UnauthorizedError:
-            self._refuse_many(connection)
             self._count(connection)
             raise
 
     def _count(self, connection: HTTPConnection) -> None:
-        if not self._failures.hit(self._limit, client_network(connection.scope, self.settings)):
-            self._refuse_many(connection)
+        self._refuse_many(connection, self._counter.take(self._counted(connection), FAILURES, FAILURE_SECONDS))
 
-    def _refuse_many(self, connection: HTTPConnection) -> None:
-        group = client_network(connection.scope, self.settings)
-        if self._failures.test(self._limit, group):
+    def _counted(self, connection: HTTPConnection) -> str:
+        return f"failures:{client_network(connection.scope, self.settings)}"
+
+    def _refuse_many(self, connection: HTTPConnection, tally: Tally) -> None:
+        if tally.room:
             return
-        reset = self._failures.get_window_stats(self._limit, group).reset_time
-        seconds = max(1, math.ceil(reset - time.time()))
+        seconds = max(1, math.ceil(tally.seconds))
         add_header(connection, "Retry-After", str(seconds))
         raise RateLimitedError(
             "Too many wrong API keys came from this address.", f"Check the key, and try again in {seconds} seconds."
@@ -149,7 +147,8 @@ class Access:
 
 def access_of(app: Any) -> Access:
     """The `Access` of an application, made at the first call; raises as its constructor."""
-    return kept(app, "access", lambda service: Access(service.settings, service.database))
+    counter = counter_of(app)
+    return kept(app, "access", lambda service: Access(service.settings, service.database, counter))
 
 
 _BY_HEADER = APIKeyHeader(name="X-API-Key", scheme_name="Key", description="An API key.", auto_error=False)

@@ -42,7 +42,7 @@ from stenograf.errors import (
     UploadTooLargeError,
 )
 from stenograf.jobs.files import Incoming
-from stenograf.jobs.job import SHORT_SECONDS, SYNC_PRIORITY, Job, Lane, NewJob, guess_lane
+from stenograf.jobs.job import SHORT_SECONDS, SYNC_PRIORITY, Job, Lane, Need, NewJob, guess_lane
 from stenograf.models import catalog
 from stenograf.models.catalog import CatalogEntry
 from stenograf.models.choice import AUTO, is_auto
@@ -294,7 +294,8 @@ def _check(service: Service, parameters: Parameters) -> Checked:
     options = dict(parameters.options)
     asked: str | None = options.get("model")
     if is_auto(asked or service.settings.default_model):
-        _can_choose(service, options)
+        if service.settings.transcribes:  # else the worker chooses from what its own machine has
+            _can_choose(service, options)
         name = AUTO
     else:
         name, entry = _model(service, asked)
@@ -312,6 +313,8 @@ def _model(service: Service, asked: str | None) -> tuple[str, CatalogEntry | Non
         files = service.models.resolve(name, allow_path=asked is None)
     except ModelNotInstalledError:
         entry = catalog.find(name)
+        if entry is not None and not service.settings.transcribes:
+            return entry.name, entry  # the workers of other machines have it, or download it
         if entry is not None and not service.settings.offline:
             service.reader.available.check_size(entry.name, service.reader.available.expected(entry))
             return entry.name, entry  # the worker downloads it
@@ -319,7 +322,8 @@ def _model(service: Service, asked: str | None) -> tuple[str, CatalogEntry | Non
             f"The model {entry.name if entry else name} is not on this server, which downloads nothing.",
             "GET /api/v1/models lists those that are.",
         ) from None
-    service.reader.available.check_size(files.name, service.reader.available.size(files))
+    if service.settings.transcribes:
+        service.reader.available.check_size(files.name, service.reader.available.size(files))
     return files.name, files.entry
 
 
@@ -353,6 +357,11 @@ def lane_of(service: Service, recording: Recording, options: Mapping[str, Any]) 
     return guess_lane(recording.filename, recording.size)
 
 
+def need_of(service: Service, model: str) -> Need:
+    """What a recording that is read with this model needs of a worker's machine."""
+    return "gpu" if model in service.gpu_models else "cpu"
+
+
 def _submit(service: Service, submission: Submission) -> tuple[Job, bool]:
     recording, parameters = submission.recording, submission.checked.parameters
     recording.handed_over = True
@@ -372,6 +381,7 @@ def _submit(service: Service, submission: Submission) -> tuple[Job, bool]:
         digest=recording.digest,
         url=recording.url,
         lane=lane_of(service, recording, parameters.options),
+        need=need_of(service, submission.checked.model),
         priority=SYNC_PRIORITY if submission.sync else parameters.priority,
         sync=submission.sync,
         retention=parameters.retention,

@@ -4,22 +4,21 @@ Two policies, `uploads` and `requests`, each counted for each key on its own; an
 dependency. While the service is open there are no keys: then addresses are counted, but for this machine's own. The
 headers are those of the IETF's draft "RateLimit header fields for HTTP", version 11.
 
-A window moves: `t`, and `Retry-After` on a 429, is the time until the oldest request in it falls out.
+A window moves: `t`, and `Retry-After` on a 429, is the time until the oldest request in it falls out. What counts, and
+whether it does so for several replicas together, `counters.py` tells.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Literal
 
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from stenograf.api.auth import Principal, Who
 from stenograf.api.connection import add_header, client_address, client_network, kept
+from stenograf.api.counters import Counter, counter_of
 from stenograf.errors import RateLimitedError
 from stenograf.keys import is_loopback
 from stenograf.settings import Settings
@@ -33,13 +32,15 @@ _MEANT = {"uploads": "recordings", "requests": "requests"}
 
 
 class Limits:
-    """Counts what callers ask; one for an application. In memory: each process counts for itself."""
+    """Counts what callers ask; one for an application."""
 
-    def __init__(self, settings: Settings, *, window: int = WINDOW_SECONDS) -> None:
+    def __init__(self, settings: Settings, counter: Counter, *, window: int = WINDOW_SECONDS) -> None:
         """`window` in seconds: rates are so much a window."""
         self._settings = settings
         self._window = window
-        self._counter = MovingWindowRateLimiter(MemoryStorage())
+        self._counter = counter
+        self.waits = counter.waits
+        """Whether `take` may ask a server, so that it must not be called on an event loop."""
 
     def take(self, connection: HTTPConnection, policy: Policy, who: Principal) -> None:
         """Count one request, and put the headers on its answer; raises `RateLimitedError` if it is one too many."""
@@ -48,14 +49,12 @@ class Limits:
             quota = who.rate
         if not quota or (who.key_id is None and is_loopback(client_address(connection.scope, self._settings))):
             return
-        item = RateLimitItemPerSecond(quota, self._window, namespace=policy)
         counted = who.key_id or client_network(connection.scope, self._settings)
-        taken = self._counter.hit(item, counted)
-        stats = self._counter.get_window_stats(item, counted)
-        seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        tally = self._counter.take(f"{policy}:{counted}", quota, self._window)
+        seconds = max(1, math.ceil(tally.seconds))
         add_header(connection, "RateLimit-Policy", f'"{policy}";q={quota};w={self._window}')
-        add_header(connection, "RateLimit", f'"{policy}";r={max(0, stats.remaining)};t={seconds}')
-        if not taken:
+        add_header(connection, "RateLimit", f'"{policy}";r={tally.left};t={seconds}')
+        if not tally.room:
             add_header(connection, "Retry-After", str(seconds))
             per = "minute" if self._window == WINDOW_SECONDS else f"{self._window} seconds"
             raise RateLimitedError(
@@ -66,14 +65,23 @@ class Limits:
 
 def limits_of(app: Any) -> Limits:
     """The `Limits` of an application."""
-    return kept(app, "limits", lambda service: Limits(service.settings))
+    counter = counter_of(app)
+    return kept(app, "limits", lambda service: Limits(service.settings, counter))
 
 
 async def uploads(connection: HTTPConnection, who: Who) -> None:
     """A dependency of endpoints that take a recording. Raises `RateLimitedError`, and as `auth.principal`."""
-    limits_of(connection.app).take(connection, "uploads", who)
+    await _take(connection, "uploads", who)
 
 
 async def requests(connection: HTTPConnection, who: Who) -> None:
     """A dependency of all other endpoints behind a key. Raises as `uploads`."""
-    limits_of(connection.app).take(connection, "requests", who)
+    await _take(connection, "requests", who)
+
+
+async def _take(connection: HTTPConnection, policy: Policy, who: Principal) -> None:
+    limits = limits_of(connection.app)
+    if limits.waits:
+        await run_in_threadpool(limits.take, connection, policy, who)
+    else:
+        limits.take(connection, policy, who)

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from stenograf._version import __version__
 from stenograf.api.auth import require
 from stenograf.api.connection import kept
 from stenograf.api.errors import problems
+from stenograf.api.readiness import Check, Readiness, shown_model
 from stenograf.api.schemas import Wire
-from stenograf.api.service import Served, Service
-from stenograf.engines import cuda
-from stenograf.errors import ModelNotInstalledError, StenografError
-from stenograf.jobs.files import RESERVE
-from stenograf.jobs.post import on_gpu
-from stenograf.languages import language_name
-from stenograf.models import catalog
-from stenograf.models.choice import is_auto
-
-CACHE_SECONDS = 1.0
-"""How long an answer of `/ready` is good: however many ask, the service looks at itself once a second."""
+from stenograf.api.service import Served
 
 LINKS = {
     "docs": "docs",
@@ -74,8 +58,6 @@ code {{ font-family: ui-monospace, monospace; overflow-wrap: anywhere }}
 </html>
 """
 
-_log = logging.getLogger(__name__)
-
 
 class Welcome(Wire):
     """What runs here, and where to go."""
@@ -93,19 +75,13 @@ class Health(Wire):
     model: str = Field(description="The model that reads where none is named.", examples=["small"])
 
 
-class Check(Wire):
-    """One thing that the service needs."""
-
-    ok: bool
-    detail: str = Field(examples=["2 processes"])
-
-
 class Ready(Wire):
     """Whether the service can do its work now."""
 
     status: Literal["ready", "not_ready"]
     checks: dict[str, Check] = Field(
-        description="`database`, `disk`, `model` (the default one), `device`, and `workers` where they run here.",
+        description="`database`, `disk`, `storage` (of recordings); `broker` where there is one; where recordings are "
+        "read here, `model` (the default one), `device`, `workers`.",
         examples=[{"database": {"ok": True, "detail": "It answers."}}],
     )
 
@@ -134,7 +110,7 @@ async def root(request: Request) -> Response:
 @router.get("/health", summary="Does it answer?")
 async def health(service: Served) -> Health:
     """Says that the process lives; asks nobody else, so that it answers at once."""
-    return Health(status="ok", version=__version__, model=_shown_model(service))
+    return Health(status="ok", version=__version__, model=shown_model(service))
 
 
 @router.head("/ready", include_in_schema=False)
@@ -167,104 +143,6 @@ def metrics(service: Served) -> Response:
     """Needs a key with the scope `metrics`, where keys are asked for."""
     content, media_type = service.metrics.render()
     return Response(content, headers={"Content-Type": media_type})
-
-
-class Readiness:
-    """Looks at what the service needs; one for an application, to be used in its event loop."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._asking = asyncio.Lock()
-        self._checks: Mapping[str, Check] = {}
-        self._good_until = 0.0
-
-    async def checks(self) -> Mapping[str, Check]:
-        """Each thing and how it is, at most `CACHE_SECONDS` old."""
-        async with self._asking:  # one thread at a time, however slow the database is
-            if time.monotonic() >= self._good_until:
-                checks = await run_in_threadpool(examine, self._service)
-                for name, check in checks.items():
-                    before = self._checks.get(name)
-                    if not check.ok and (before is None or before.ok):
-                        _log.warning("not ready: %s: %s", name, check.detail)
-                self._checks, self._good_until = checks, time.monotonic() + CACHE_SECONDS
-            return self._checks
-
-
-def examine(service: Service) -> dict[str, Check]:
-    """Look at everything, now. Anyone may read the details: no folder of the server is named in them."""
-    checks = {"database": _database, "disk": _disk, "model": _model, "device": _device}
-    if service.workers is not None:
-        checks["workers"] = _workers
-    return {name: _looked(check, service) for name, check in checks.items()}
-
-
-def _looked(check: Callable[[Service], Check], service: Service) -> Check:
-    try:
-        return check(service)
-    except (StenografError, OSError) as error:
-        _log.debug("not ready: %s", error)
-        return Check(ok=False, detail="It cannot be used; the log tells why.")
-
-
-def _database(service: Service) -> Check:
-    with service.database.read() as connection:
-        connection.exec_driver_sql("SELECT id FROM jobs LIMIT 1").all()
-    return Check(ok=True, detail="It answers.")
-
-
-def _disk(service: Service) -> Check:
-    folders = [service.files.folder, Path(service.database.url.database or "").parent]
-    free = min(shutil.disk_usage(folder).free for folder in folders)
-    return Check(ok=free >= RESERVE, detail=f"{free / 1e9:.1f} GB are free.")
-
-
-def _workers(service: Service) -> Check:
-    count = len(service.workers()) if service.workers else 0
-    return Check(ok=count > 0, detail="1 process" if count == 1 else f"{count} processes")
-
-
-def _model(service: Service) -> Check:
-    name, shown = service.settings.default_model, _shown_model(service)
-    needed = {PurePath(name).name for name in service.reader.available.needed_by_default()}
-    for model, code in dict(service.load_errors).items():
-        if model not in needed:  # one that was to be loaded first and is not needed, such as one misspelt
-            continue
-        return Check(ok=False, detail=f"{model} could not be loaded ({code}).")
-    if is_auto(name):
-        return _auto(service)
-    try:
-        service.models.resolve(name, allow_path=True)
-    except ModelNotInstalledError:
-        if catalog.find(name) is None or service.settings.offline:
-            return Check(ok=False, detail=f"{shown} is not here, and nothing is downloaded.")
-        return Check(ok=True, detail=f"{shown} is downloaded at its first use.")
-    except StenografError as error:
-        return Check(ok=False, detail=f"{shown} cannot be used ({error.code}).")
-    return Check(ok=True, detail=f"{shown} is here.")
-
-
-def _auto(service: Service) -> Check:
-    language = service.settings.default_language or "ru"
-    choice = service.reader.available.choose(language)
-    where = "is here" if service.reader.is_here(choice.name) else "is downloaded at its first use"
-    return Check(ok=True, detail=f"auto: {choice.name} for {language_name(language)} {where}.")
-
-
-def _device(service: Service) -> Check:
-    """Models on the processor of a machine whose GPU should read them would go unnoticed for long."""
-    used = sorted(set(service.devices.values()))
-    if service.settings.device.startswith("cuda") and not cuda.present():
-        return Check(ok=False, detail=f"{service.settings.device} is asked for, and there is no GPU that can be used.")
-    if "cpu" in used and on_gpu(service.settings):
-        return Check(ok=False, detail="There is a GPU, but models run on the processor: see stenograf doctor.")
-    shown = ", ".join(used) if used else f"{service.settings.device}; no model is loaded yet"
-    return Check(ok=True, detail=shown)
-
-
-def _shown_model(service: Service) -> str:
-    """The default model, without the folder that it lies in."""
-    return PurePath(service.settings.default_model).name
 
 
 def _is_browser(request: Request) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import PurePath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -17,6 +18,9 @@ from stenograf.jobs.post import posts
 from stenograf.metrics import Metrics
 from stenograf.models import catalog
 from stenograf.runtime import Runtime
+
+if TYPE_CHECKING:
+    from stenograf.jobs.hints import Hints
 
 
 class Service:
@@ -42,6 +46,8 @@ class Service:
         """Tells the sender of webhooks that one was promised, from any thread; it looks by itself too."""
         self.workers: Callable[[], Mapping[str, int]] | None = None
         """Name -> pid of the embedded workers that live, from any thread; None where they run elsewhere."""
+        self.hints: Hints | None = None
+        """What tells workers on other machines of jobs; None where there is no broker."""
         self.devices: dict[str, str] = {}
         """Model -> the device that it was last loaded on."""
         self.loaded: dict[str, Mapping[str, int]] = {}
@@ -61,6 +67,12 @@ class Service:
         name = self.settings.default_model
         entry = catalog.find(name)
         return entry.name if entry else PurePath(name).name
+
+    @cached_property
+    def gpu_models(self) -> frozenset[str]:
+        """The models that only workers with a GPU read with, by their own names."""
+        entries = {name: catalog.find(name) for name in self.settings.gpu_models}
+        return frozenset(entry.name if entry else PurePath(name).name for name, entry in entries.items())
 
     def slots_of(self, lane: Lane) -> int:
         """How many jobs of a lane run at once, for estimates."""

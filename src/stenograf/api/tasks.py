@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -15,10 +16,10 @@ from stenograf.api.auth import Principal, require
 from stenograf.api.disposition import content_disposition
 from stenograf.api.errors import described, problems, public
 from stenograf.api.intake import Submission, check, idempotency_key, in_flight, receiving, request_id, submit
-from stenograf.api.ranges import RangedFile, media_type_of
+from stenograf.api.ranges import media_type_of, stored_file
 from stenograf.api.schemas import TASKS, Task, TaskAccepted, TaskList, TranscriptOut
 from stenograf.api.service import Served
-from stenograf.errors import FileMissingError, TaskStateError
+from stenograf.errors import FileMissingError, StorageError, TaskStateError
 from stenograf.jobs.job import Job, State
 from stenograf.transcript import Transcript
 
@@ -38,6 +39,8 @@ FILES: dict[str, dict[str, Any]] = {item.media_type.split(";")[0]: {} for item i
 FILES["application/json"] = {"schema": {"$ref": "#/components/schemas/TranscriptOut"}}
 
 router = APIRouter(prefix="/api/v1", tags=["tasks"])
+
+_log = logging.getLogger(__name__)
 
 Sender = Annotated[Principal, Depends(require("transcribe"))]
 Reader = Annotated[Principal, Depends(require("read"))]
@@ -167,8 +170,11 @@ def task(task_id: str, service: Served, principal: Reader) -> Task:
 def remove(task_id: str, service: Served, principal: Sender) -> None:
     """Whatever its state: a task that is worked on is stopped."""
     job = service.store.remove(task_id, principal.view)
-    service.files.remove(job.file)
     service.watcher.changed(job.id)
+    try:
+        service.files.remove(job.file)
+    except StorageError as error:  # the task is gone, and its file names nobody: the sweep finds it
+        _log.warning("the recording of the task %s is removed later: %s", job.id, error)
 
 
 @router.post(
@@ -249,25 +255,31 @@ def download(
             "content": {kind: {} for kind in RECORDINGS},
         },
         206: {"description": "The bytes that the header Range asked for."},
+        307: described("It is to be had at Location for a while, where the service keeps it in an object store."),
         416: described("It does not have these bytes."),
-        **problems("task_unknown", "file_missing"),
+        **problems("task_unknown", "file_missing", "storage_unavailable"),
     },
 )
-def audio(task_id: str, service: Served, principal: Reader) -> Response:
+def audio(request: Request, task_id: str, service: Served, principal: Reader) -> Response:
     """Takes Range and If-Range, so that a player can jump."""
     job = service.store.get(task_id, principal.view)
-    path = service.files.path(job.file) if job.file else None
-    if path is None or not path.is_file():
-        raise FileMissingError(f"The recording of the task {job.id} is not here.", "Its transcript may be.")
-    return RangedFile(
-        path,
-        headers={
-            "Content-Disposition": content_disposition(job.filename, inline=True, stem=task_id),
+    shown = content_disposition(job.filename, inline=True, stem=task_id)
+    kind, seconds = media_type_of(job.filename), service.settings.download_links
+    try:
+        if not job.file:
+            raise FileMissingError("It is not here yet.")
+        if seconds and request.method == "GET":  # an address that is good for GET is no good for HEAD
+            service.files.look(job.file)
+            if link := service.files.link(job.file, shown, kind, seconds):
+                return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
+        headers = {
+            "Content-Disposition": shown,
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "private, no-cache",
-        },
-        media_type=media_type_of(job.filename),
-    )
+        }
+        return stored_file(request, service.files, job.file, headers=headers, media_type=kind)
+    except FileMissingError:
+        raise FileMissingError(f"The recording of the task {job.id} is not here.", "Its transcript may be.") from None
 
 
 def _shown(service: Served, job: Job) -> Task:

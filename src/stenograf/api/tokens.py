@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jwt
+import sqlalchemy as sa
 from filelock import FileLock
 
 from stenograf.errors import SettingInvalidError, UnauthorizedError
+from stenograf.jobs import tables
+from stenograf.jobs.database import Database, insert_new
 from stenograf.keys import Key
 from stenograf.settings import Settings
 
@@ -29,6 +32,9 @@ PARTY = "stenograf"
 
 SECRET_LENGTH = 32
 """The fewest characters of a secret; RFC 7518, 3.2 asks for as many bytes as the hash has."""
+
+SECRET_NAME = "jwt"  # noqa: S105 - a name
+"""The row of the table `secrets`."""
 
 LEEWAY_SECONDS = 10
 """How far clocks may be apart."""
@@ -48,9 +54,9 @@ class Claims:
 class Tokens:
     """Makes and reads tokens; to be used by many threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises `SettingInvalidError` where the secret is too short, or cannot be kept in `data_dir`."""
-        self._secret = signing_secret(settings)
+    def __init__(self, settings: Settings, database: Database | None = None) -> None:
+        """Raises `SettingInvalidError` where the secret is too short, or cannot be kept; `DatabaseError`."""
+        self._secret = signing_secret(settings, database)
         self.lifetime = settings.token_lifetime
         """Seconds."""
 
@@ -93,10 +99,11 @@ def is_token(credential: str) -> bool:
     return credential.startswith("eyJ") and credential.count(".") == 2
 
 
-def signing_secret(settings: Settings) -> bytes:
-    """The setting `jwt_secret`, or the file `jwt.key` in `data_dir`, which is made where it is not there.
+def signing_secret(settings: Settings, database: Database | None = None) -> bytes:
+    """The setting `jwt_secret`; or what replicas share in their database; or the file `jwt.key` in `data_dir`.
 
-    Of several processes that start at once one makes it. Raises `SettingInvalidError`.
+    What is not there is made: of several processes that start at once one makes it. Raises `SettingInvalidError`, and
+    `DatabaseError`.
     """
     if settings.jwt_secret is not None:
         if len(settings.jwt_secret) < SECRET_LENGTH:
@@ -105,6 +112,8 @@ def signing_secret(settings: Settings) -> bytes:
                 f"Write {SECRET_LENGTH} or more, at random: openssl rand -hex 32.",
             )
         return settings.jwt_secret.encode()
+    if database is not None and database.is_shared:
+        return _shared(database)
     file = settings.data_dir / "jwt.key"
     try:
         if not file.exists():
@@ -118,6 +127,23 @@ def signing_secret(settings: Settings) -> bytes:
     if len(secret) < SECRET_LENGTH:
         raise SettingInvalidError(f"The file {file} is not whole.", "Remove it: a new one is made at the next start.")
     return secret
+
+
+def _shared(database: Database) -> bytes:
+    wanted = sa.select(tables.secrets.c.value).where(tables.secrets.c.name == SECRET_NAME)
+    with database.read() as connection:
+        value = connection.execute(wanted).scalar()
+    if value is None:
+        made = {"name": SECRET_NAME, "value": secrets.token_urlsafe(48), "created_at": database.now}
+        with database.write() as connection:
+            insert_new(connection, tables.secrets, made)
+            value = connection.execute(wanted).scalar_one()  # another replica's, where that was quicker
+    if len(value) < SECRET_LENGTH:
+        raise SettingInvalidError(
+            f"The row {SECRET_NAME} of the table secrets in {database.shown}, which signs tokens, is not whole.",
+            "Remove it and start all replicas anew: a new one is made.",
+        )
+    return str(value).encode()
 
 
 def _make(file: Path) -> None:

@@ -30,7 +30,7 @@ from stenograf.api.auth import Principal, require
 from stenograf.api.connection import add_header, kept
 from stenograf.api.errors import described, problems
 from stenograf.api.forms import BATCH_BYTES, safe_name
-from stenograf.api.intake import Recording, check, check_suffix, lane_of, request_id
+from stenograf.api.intake import Recording, check, check_suffix, lane_of, need_of, request_id
 from stenograf.api.schemas import TASKS, Wire, moment
 from stenograf.api.service import Served, Service
 from stenograf.api.turns import Turn, Turns
@@ -158,6 +158,7 @@ async def create(request: Request, service: Served, principal: Sender, store: St
         filename=filename,
         size=size,
         lane=lane_of(service, Recording(filename, size=size), given.options),
+        need=need_of(service, checked.model),
         priority=given.priority,
         retention=given.retention,
         webhook_url=given.webhook_url,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import click
 
 from stenograf.cli.console import Reporter, clock, new_table, print_table
-from stenograf.errors import StenografError, TaskUnknownError
+from stenograf.errors import StenografError, StorageError, TaskUnknownError
 from stenograf.jobs.job import STATES, Job, State
 from stenograf.runtime import Runtime
 from stenograf.setting_sources import load
@@ -87,7 +88,8 @@ def remove(job_ids: tuple[str, ...]) -> int:
 
     def gone(job_id: str) -> Job:
         job = runtime.jobs.remove(job_id)
-        runtime.files.remove(job.file)
+        with suppress(StorageError):  # the job is gone, and its file names nobody: the sweep finds it
+            runtime.files.remove(job.file)
         return job
 
     return _each(job_ids, gone, "removed")

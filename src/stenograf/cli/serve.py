@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stenograf import logs
+from stenograf.cli.patience import opened
 from stenograf.errors import ModelNotInstalledError, SettingInvalidError
 from stenograf.models.choice import is_auto
 from stenograf.setting_sources import LoadedSettings, load
@@ -38,6 +39,7 @@ SHUTDOWN_SECONDS = 5
 @click.option("--compute-type", metavar="TYPE", help="auto, int8, float16, float32, ...")
 @click.option("--workers", type=click.IntRange(0, 64), help="Processes that transcribe; 0: by the machine.")
 @click.option("--slots", type=click.IntRange(1, 256), help="Recordings worked on at once, over all processes.")
+@click.option("--no-workers", is_flag=True, help="Transcribe nothing here: workers on other machines do.")
 @click.option("--no-auth", is_flag=True, help="Ask nobody for a key. Whoever reaches the port may do anything.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
@@ -49,6 +51,7 @@ def command(
     compute_type: str | None,
     workers: int | None,
     slots: int | None,
+    no_workers: bool,
     no_auth: bool,
     log_format: str | None,
     verbose: bool,
@@ -66,6 +69,7 @@ def command(
             "compute_type": compute_type,
             "workers": workers,
             "slots": slots,
+            "serve_workers": "no" if no_workers else None,
             "auth": "false" if no_auth else None,
             "log_format": log_format,
             "log_level": "debug" if verbose else None,
@@ -90,14 +94,17 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
         log.warning("%s", warning)
     _take_all_descriptors()
     runtime = Runtime(settings, processes=len(posts(settings, hinted=True)))
-    runtime.database.migrate()
-    check_exposure(settings, runtime.keys)
-    _expect_model(runtime)
+    hints = runtime.hints  # a wrong address ends the start, and not the first request
     listening = _listen(settings)
+    opened(runtime)
+    check_exposure(settings, runtime.keys)
+    if settings.transcribes:
+        _expect_model(runtime)
     service = Service(runtime)
     crew = runtime.crew(hinted=True, on_event=service.heard)
     service.wake = crew.wake
-    service.workers = crew.processes
+    service.workers = crew.processes if settings.transcribes else None
+    service.hints = hints
     service.promised = crew.promised
 
     class Server(uvicorn.Server):

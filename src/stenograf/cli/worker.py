@@ -1,19 +1,24 @@
-"""`stenograf worker`: workers alone, on the database that a service of this machine uses."""
+"""`stenograf worker`: workers alone, on the database that a service uses, on this machine or another.
+
+Where a message broker is set, they are Celery's; else they look into the database by themselves.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import signal
+import sys
 import threading
 
 import click
 
 from stenograf import logs
+from stenograf.cli.patience import opened
 from stenograf.errors import SettingInvalidError
 from stenograf.jobs.dispatch import Event
 from stenograf.metrics import Metrics
-from stenograf.runtime import Runtime
+from stenograf.runtime import Runtime, require_cluster
 from stenograf.setting_sources import load
 
 log = logging.getLogger("stenograf.worker")
@@ -24,7 +29,11 @@ log = logging.getLogger("stenograf.worker")
 @click.option("--slots", type=click.IntRange(1, 256), help="Recordings worked on at once, over all processes.")
 @click.option("--metrics-port", type=click.IntRange(1, 65_535), help="Give Prometheus metrics on 127.0.0.1 here.")
 def command(workers: int | None, slots: int | None, metrics_port: int | None) -> None:
-    """Run workers without an API, on the same database as a `stenograf serve`; end them with Ctrl-C or SIGTERM."""
+    """Run workers without an API, on the same database as a `stenograf serve`; end them with Ctrl-C or SIGTERM.
+
+    With a message broker (STENOGRAF_BROKER_URL) this is `celery -A stenograf.celery_app worker`, and each of --workers
+    reads one recording at a time.
+    """
     loaded = load(overrides={"workers": workers, "slots": slots})
     settings = loaded.settings
     if loaded.origins["log_level"].kind == "default":
@@ -35,7 +44,9 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
     for warning in loaded.warnings:
         log.warning("%s", warning)
     runtime = Runtime(settings)
-    runtime.database.migrate()
+    if settings.broker is not None:
+        sys.exit(_by_celery(runtime, workers, metrics_port))
+    opened(runtime)
     metrics = Metrics(counts=runtime.jobs.counts)
     crew = runtime.crew(hinted=False, on_event=lambda event: _heard(metrics, event))
     ended = threading.Event()
@@ -55,6 +66,24 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
     ended.wait()
     log.info("stopping: running chunks finish, the rest goes back to the queue")
     crew.stop()
+
+
+def _by_celery(runtime: Runtime, workers: int | None, metrics_port: int | None) -> int:
+    """Run Celery's worker in this process until it ends; its exit status."""
+    if metrics_port:
+        raise SettingInvalidError(
+            "With a message broker the workers are Celery's, which give no metrics of their own.",
+            "Leave --metrics-port out: /metrics of the service counts all tasks.",
+        )
+    require_cluster()
+    from stenograf.jobs.broker import check_url
+
+    check_url(runtime.settings)
+    opened(runtime)
+    runtime.database.close()  # the processes of the pool must not share a connection
+    from stenograf import celery_app
+
+    return int(celery_app.app.worker_main(celery_app.command(workers)) or 0)
 
 
 def _heard(metrics: Metrics, event: Event) -> None:

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from stenograf.errors import LeaseLostError, StenografError, WorkerLostError
+from stenograf.jobs.clock import Clock
 from stenograf.jobs.database import Database
 from stenograf.jobs.job import NEEDS, Claim, JobError, Lane, Need, State
+from stenograf.jobs.outbox import mend as mend_outbox
 from stenograf.jobs.outbox import promise
 from stenograf.jobs.rows import chunk_from, chunk_to, job_from
 from stenograf.jobs.tables import chunks, jobs, transcripts
@@ -29,6 +31,9 @@ RETRY_SECONDS = (1.0, 10.0, 60.0)
 Described = Mapping[str, Any]
 """Columns that a worker learns on the way: `progress`, `stage`, `file`, `size`, `digest`, `filename`,
 `search`, `audio_seconds`, `model`, `engine`, `device`, `compute_type`, `language`."""
+
+LONGEST_REST = 15.0
+"""Seconds that a job rests at most which has not failed: it was released, as for want of memory."""
 
 CLAIM_TRIES = 5
 """So often a claim looks for another job where others were faster; then it waits for the next hint."""
@@ -55,6 +60,7 @@ class Leases:
         self._db = database
         self._max_attempts = max_attempts
         self._retention = retention
+        self._clock: Clock | None = None
 
     def claim(
         self, worker: str, lanes: Sequence[Lane], *, needs: Sequence[Need] = NEEDS, suspects: bool = False
@@ -229,6 +235,42 @@ class Leases:
                 )
                 self._failed(connection, Claim(job_from(row), row["attempt"]), error, again=True, suspect=True)
         return len(rows)
+
+    def follow_clock(self) -> float:
+        """Notice a jump of the database's clock since the last call, and mend what it did; returns the jump in seconds.
+
+        To be called before each `reap`. The first call mends what a clock that was set back earlier may have done.
+        """
+        is_first = self._clock is None
+        self._clock = self._clock or Clock(self._db)
+        jump = self._clock.jump()
+        if jump or is_first:
+            self.mend(jump)
+        return jump
+
+    def mend(self, jump: float) -> int:
+        """The database's clock has jumped by so many seconds, back if negative. Returns how many jobs were mended.
+
+        Forward: leases that the jump alone has ended hold again. Back: no job rests and no lease holds for longer than
+        it may. To mend twice changes nothing more.
+        """
+        now, until = self._db.now, self._db.now + self.seconds
+        held = jobs.c.state == "processing"
+        if jump > 0:
+            by_the_jump = jobs.c.lease_until.between(now - jump - self.seconds, now)
+            updates = [jobs.update().where(held, by_the_jump).values(lease_until=until)]
+        else:
+            longest = sa.case((jobs.c.failures > 0, RETRY_SECONDS[-1]), else_=LONGEST_REST)
+            updates = [
+                jobs.update().where(jobs.c.state == "queued", jobs.c.run_at > now + longest).values(run_at=now),
+                jobs.update()
+                .where(held, jobs.c.lease_until > now + self.seconds)
+                .values(lease_until=now + self.seconds),
+            ]
+        with self._db.write() as connection:
+            count = sum(connection.execute(update).rowcount for update in updates)
+            mend_outbox(connection, now)
+        return count
 
     def _failed(
         self, connection: Connection, claim: Claim, error: StenografError, *, again: bool, suspect: bool

@@ -53,6 +53,8 @@ class Maintenance:
 
     def reap(self) -> None:
         """Take jobs whose lease ran out back."""
+        if jump := self._leases.follow_clock():
+            log.warning("the database's clock has jumped by %+.0f s", jump)
         if count := self._leases.reap():
             log.warning("%d leases ran out", count)
             self._on_event({"event": "lease_expired", "count": count})
@@ -78,8 +80,9 @@ class Maintenance:
             log.info("%d uploads were removed: their time was over", removed)
 
     def sweep(self) -> int:
-        """Remove files that nobody names, and old idempotency keys; returns how many files."""
+        """Remove files that nobody names, old idempotency keys and counted requests; returns how many files."""
         self._store.forget_keys()
+        self._store.forget_requests()
         gone = self._files.sweep(self._named)
         if gone:
             log.info("%d files that no task names were removed", gone)

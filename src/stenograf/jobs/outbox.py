@@ -20,6 +20,12 @@ ERROR_CHARACTERS = 1000
 """So much of a file's name, and of each sentence about an error (which may hold that name), goes into a message. With
 six bytes for a character, the most that JSON needs, a message stays under the 20 kB of Standard Webhooks."""
 
+LONGEST_WAIT = 100_000.0
+"""Seconds; a little more than the longest wait of `webhooks.SCHEDULE`."""
+
+LONGEST_LEASE = 120.0
+"""Seconds; more than any sender holds a message."""
+
 _LINKS = ("task", "result")
 
 
@@ -83,6 +89,13 @@ def silence(connection: Connection, owner: str, url: str, now: sa.ColumnElement[
     waiting = webhooks.update().where(webhooks.c.owner == owner, webhooks.c.url == url, webhooks.c.state == "pending")
     gone = waiting.values(state="failed", failure="Its address has answered 410 to another message.", lease_until=None)
     return connection.execute(gone).rowcount
+
+
+def mend(connection: Connection, now: sa.ColumnElement[float]) -> None:
+    """The database's clock was set: no message waits for longer than it may."""
+    pending = webhooks.update().where(webhooks.c.state == "pending")
+    connection.execute(pending.where(webhooks.c.next_at > now + LONGEST_WAIT).values(next_at=now))
+    connection.execute(pending.where(webhooks.c.lease_until > now + LONGEST_LEASE).values(lease_until=None))
 
 
 def _is_silenced(connection: Connection, owner: str, url: str) -> bool:

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from stenograf.engines import cuda
-from stenograf.jobs.job import LANES, Lane
+from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.settings import Settings
 
 RECYCLE = 75
@@ -26,6 +26,7 @@ class Post:
     name: str
     slots: int
     lanes: tuple[Lane, ...] = LANES
+    needs: tuple[Need, ...] = NEEDS
     suspects: bool = False
     """Whether it takes only jobs over which another worker died, one at a time."""
     on_demand: bool = False
@@ -52,20 +53,29 @@ def posts(settings: Settings, *, hinted: bool) -> list[Post]:
     With two or more, some are kept for long recordings. They give way to the others, so that a voice note is hardly
     slower beside a meeting: `benchmarks/service.py` has the figures.
     """
+    needs = needs_of(settings)
     workers = settings.workers or (1 if on_gpu(settings) or settings.slots == 1 else 2)
     if workers == 1:
-        return [Post("worker-1", settings.slots, hinted=hinted, preload=True)]
+        return [Post("worker-1", settings.slots, needs=needs, hinted=hinted, preload=True)]
     long = workers // 2
     long_slots = max(settings.slots // 3, long)
     short_slots = max(settings.slots - long_slots, workers - long)
     short = [
-        Post(f"short-{n + 1}", slots, ("short",), hinted=hinted, preload=True)
+        Post(f"short-{n + 1}", slots, ("short",), needs=needs, hinted=hinted, preload=True)
         for n, slots in enumerate(_shares(short_slots, workers - long))
     ]
     return short + [
-        Post(f"long-{n + 1}", slots, ("long",), nice=15, hinted=hinted, on_demand=True)
+        Post(f"long-{n + 1}", slots, ("long",), needs=needs, nice=15, hinted=hinted, on_demand=True)
         for n, slots in enumerate(_shares(long_slots, long))
     ]
+
+
+def needs_of(settings: Settings) -> tuple[Need, ...]:
+    """What the workers of this machine take. Where it is the only one, that is everything."""
+    if settings.needs:
+        return tuple(need for need in NEEDS if need in settings.needs)
+    is_alone = settings.database.startswith("sqlite")
+    return NEEDS if is_alone or on_gpu(settings) else ("cpu",)
 
 
 def _shares(total: int, parts: int) -> list[int]:

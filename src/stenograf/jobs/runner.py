@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from stenograf import logs
@@ -20,11 +20,12 @@ from stenograf.errors import (
     NoRoomError,
     OutOfMemoryError,
     StenografError,
+    StorageError,
     unexpected,
 )
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
-from stenograf.jobs.job import SHORT_SECONDS, Claim, Job, Lane
+from stenograf.jobs.job import NEEDS, SHORT_SECONDS, Claim, Job, Lane, Need
 from stenograf.jobs.keeping import Keeping
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.outbound import Outbound
@@ -35,8 +36,8 @@ from stenograf.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-ROOM_SECONDS = 10.0
-"""A job whose model found no room in the memory goes back to the queue for so long."""
+REST_SECONDS = 10.0
+"""A job goes back to the queue for so long where the memory has no room for its model, or the object store is away."""
 
 FETCH_SECONDS = 3600.0
 """How long the download of a recording may take."""
@@ -81,11 +82,14 @@ class Runner:
         *,
         worker: str,
         limits: Limits,
+        needs: Sequence[Need] = NEEDS,
         tell: Callable[[Event], None] = lambda _event: None,
         on_stall: Callable[[], None] = lambda: None,
         lets_short_in: bool = False,
     ) -> None:
-        """`worker` is the name that claims carry. `tell` hears of everything that changes.
+        """`worker` is the name that claims carry, `needs` what its machine has.
+
+        `tell` hears of everything that changes.
 
         With `lets_short_in` a long job lets short ones in between two of its chunks: for a worker with one slot.
         """
@@ -95,6 +99,7 @@ class Runner:
         self._outbound = outbound
         self._worker = worker
         self._limits = limits
+        self._needs = needs
         self._tell = tell
         self._on_stall = on_stall
         self._lets_short_in = lets_short_in
@@ -104,14 +109,24 @@ class Runner:
         """Claim nothing more; jobs under way end after their running chunks and go back to the queue."""
         self._stopping.set()
 
-    def run_one(self, lanes: Sequence[Lane], *, suspects: bool = False, patience: float | None = None) -> bool:
+    def run_one(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        needs: Sequence[Need] | None = None,
+        suspects: bool = False,
+        patience: float | None = None,
+    ) -> bool:
         """Claim the most urgent job of these lanes and work on it to its end; False where there was none.
 
-        `patience`: how long its model may wait for room in the memory; None: as long as the reader sees fit.
+        `needs` narrows what is claimed to some of the runner's own. `patience`: how long its model may wait for room in
+        the memory; None: as long as the reader sees fit.
         """
         if self._stopping.is_set():
             return False
-        claim = self._leases.claim(self._worker, lanes, suspects=suspects)
+        claim = self._leases.claim(
+            self._worker, lanes, needs=self._needs if needs is None else needs, suspects=suspects
+        )
         if claim is None:
             return False
         with logs.bind(request_id=claim.job.request_id, task_id=claim.id):
@@ -150,12 +165,12 @@ class Runner:
                 raise LeaseLostError("cancelled, removed or taken over") from None
             self._leases.release(claim, read, **learnt)
             return "released"
-        except NoRoomError as error:  # nothing is wrong with the job: others are being read
+        except (NoRoomError, StorageError) as error:  # nothing is wrong with the job
             read, learnt = keeping.rest()
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
-            log.info("put back for %g s: %s", ROOM_SECONDS, error)
-            self._leases.release(claim, read, rest=ROOM_SECONDS, **learnt)
+            log.info("put back for %g s: %s", REST_SECONDS, error)
+            self._leases.release(claim, read, rest=REST_SECONDS, **learnt)
             return "released"
         except LeaseLostError:
             raise
@@ -224,11 +239,20 @@ class Runner:
         return "failed"
 
     def _transcribe(self, claim: Claim, keeping: Keeping, patience: float | None) -> Transcript:
+        def headway() -> None:
+            """Of a download, and of the wait for room in the memory."""
+            if self._asked_to_stop(keeping) or self._stopping.is_set():
+                raise CancelledError("The transcription was cancelled.", "Start it again when you want it.")
+
+        file = claim.job.file or self._fetch(claim, keeping)
+        with self._files.local(file, headway) as path:
+            return self._read(claim, keeping, path, headway, patience)
+
+    def _read(
+        self, claim: Claim, keeping: Keeping, path: Path, headway: Callable[[], None], patience: float | None
+    ) -> Transcript:
         job = claim.job
-        file = job.file or self._fetch(claim, keeping)
-        path = self._files.path(file)
         options = self._models.options_of(job.options)
-        self._files.open(file).close()  # gone by now? then say so, and not where it was looked for
         with AudioReader(path, trim=options.trim, name=job.filename, longest=self._limits.duration) as reader:
             length = reader.duration
         if length is not None:
@@ -252,11 +276,6 @@ class Runner:
             keeping.keep(chunk, progress=min(done, 0.999), **({"language": chunk.language} if chunk.language else {}))
             if self._lets_short_in and job.lane == "long":
                 self._let_short_in(keeping)
-
-        def headway() -> None:
-            """Of a download, and of the wait for room in the memory."""
-            if self._asked_to_stop(keeping) or self._stopping.is_set():
-                raise CancelledError("The transcription was cancelled.", "Start it again when you want it.")
 
         return self._models.reader.read(
             path,

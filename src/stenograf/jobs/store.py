@@ -19,7 +19,7 @@ from stenograf.jobs.job import FINAL, UNATTENDED, Job, Lane, NewJob, State, gues
 from stenograf.jobs.lease import at_rest
 from stenograf.jobs.outbox import promise
 from stenograf.jobs.rows import job_from
-from stenograf.jobs.tables import chunks, idempotency, jobs, transcripts
+from stenograf.jobs.tables import chunks, idempotency, jobs, requests, transcripts
 
 DEFAULT_SPEED = 0.3
 """Seconds of work for a second of sound, until this machine has shown its own."""
@@ -122,7 +122,6 @@ class JobStore:
                     sync=new.sync,
                     created_at=self._db.now,
                     run_at=self._db.now,
-                    dispatched_at=self._db.now,  # the caller sends a hint as soon as this is written
                     retention=new.retention,
                     audio_seconds=guess_seconds(new.filename, new.size) if new.size else None,
                     webhook_url=new.webhook_url,
@@ -231,7 +230,7 @@ class JobStore:
                 "state": "queued",
                 "stage": "waiting",
                 "run_at": self._db.now,
-                "dispatched_at": self._db.now,
+                "dispatched_at": None,
                 "failures": 0,
                 "error": None,
                 "finished_at": None,
@@ -356,6 +355,12 @@ class JobStore:
     def forget_keys(self, seconds: float = 86_400.0) -> int:
         """Forget idempotency keys older than so many seconds; returns how many."""
         old = idempotency.delete().where(idempotency.c.created_at < self._db.now - seconds)
+        with self._db.write() as connection:
+            return connection.execute(old).rowcount
+
+    def forget_requests(self, seconds: float = 600.0) -> int:
+        """Forget who asked what longer ago than so many seconds, which is long over for any limit; returns how many."""
+        old = requests.delete().where(requests.c.at < self._db.now - seconds)
         with self._db.write() as connection:
             return connection.execute(old).rowcount
 

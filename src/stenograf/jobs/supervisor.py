@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from stenograf.errors import DatabaseError
 from stenograf.jobs import dispatch
 from stenograf.jobs.dispatch import Event
-from stenograf.jobs.job import LANES
+from stenograf.jobs.job import LANES, NEEDS
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.post import HUNG, RECYCLE, REST, Post
 
@@ -65,7 +65,8 @@ class Supervisor:
         """`work` is what each process runs; `on_event` is called in the supervisor's thread, with what workers tell."""
         self._work = work
         self._leases = leases
-        self._posts = [*posts, Post(QUARANTINE, 1, LANES, suspects=True, nice=10, on_demand=True)]
+        needs = posts[0].needs if posts else NEEDS
+        self._posts = [*posts, Post(QUARANTINE, 1, LANES, needs=needs, suspects=True, nice=10, on_demand=True)]
         self._on_event = on_event
         self._context = multiprocessing.get_context("spawn")
         self._hands: dict[str, _Hand] = {}
@@ -223,8 +224,11 @@ class Supervisor:
         """Replace who is gone, and start who is needed."""
         for post in self._posts:
             due = post.name not in self._hands and time.monotonic() >= self._due.get(post.name, 0.0)
-            if due and (not post.on_demand or self._leases.waiting(post.lanes, suspects=post.suspects)):
+            if due and (not post.on_demand or self._waits_for(post)):
                 self._hire(replace(post, preload=False) if self._resting.get(post.name) else post)
+
+    def _waits_for(self, post: Post) -> bool:
+        return self._leases.waiting(post.lanes, needs=post.needs, suspects=post.suspects)
 
 
 @contextlib.contextmanager

@@ -185,8 +185,10 @@ class Uploads:
     def _digest(self, upload: Upload) -> str:
         """SHA-256 of the whole file; written down, as it takes seconds, and the queue may be full for long."""
         if not upload.options["digest"]:
-            with self._files.path(upload.file).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            read = hashlib.sha256()
+            for block in self._files.read(upload.file):
+                read.update(block)
+            digest = read.hexdigest()
             options = {**upload.options, "digest": digest}
             with self._db.write() as connection:
                 connection.execute(uploads.update().where(uploads.c.id == upload.id).values(options=options))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-import wave
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import PurePath
@@ -19,16 +17,16 @@ from typing import Protocol
 import psutil
 
 from stenograf import allocation, logs
-from stenograf.errors import ModelNotInstalledError, StenografError
-from stenograf.jobs.dispatch import Uplink
+from stenograf.errors import StenografError
+from stenograf.jobs.dispatch import Event, Uplink
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import LANES
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.outbound import Outbound
 from stenograf.jobs.post import HUNG, RECYCLE, REST, Post
+from stenograf.jobs.preload import preload
 from stenograf.jobs.runner import Limits, Models, Runner
 from stenograf.models import memory
-from stenograf.options import Options
 from stenograf.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,6 +68,16 @@ class Equipment(Models, Protocol):
     def files(self) -> FileStore: ...
     @property
     def outbound(self) -> Outbound: ...
+    def tell_others(self, event: Event) -> None:
+        """Tell the services of other machines what changed."""
+
+
+def most_memory(runtime: Equipment) -> int:
+    """The bytes that a worker process may take before a fresh one takes over."""
+    # More than its models may take, or it would be replaced again and again for holding them.
+    available = runtime.reader.available
+    models = 0 if available.on_gpu else available.budget
+    return runtime.settings.worker_memory * 1_000_000 or max(memory.machine() // 2, models + BESIDE_BYTES)
 
 
 class Worker:
@@ -83,10 +91,7 @@ class Worker:
         self._uplink = uplink
         self._hints = hints
         self._name = post.worker(os.getpid())
-        # More than its models may take, or it would be replaced again and again for holding them.
-        available = runtime.reader.available
-        models = 0 if available.on_gpu else available.budget
-        self._memory = settings.worker_memory * 1_000_000 or max(memory.machine() // 2, models + BESIDE_BYTES)
+        self._memory = most_memory(runtime)
         self._working = 0
         self._used = time.monotonic()
         self._has_worked = False
@@ -104,8 +109,9 @@ class Worker:
             runtime.outbound,
             worker=self._name,
             limits=Limits(settings.max_duration or None, settings.stall),
-            tell=uplink.tell,
+            tell=self._tell,
             on_stall=self._hung,
+            needs=post.needs,
             lets_short_in=post.slots == 1 and post.lanes == LANES and not post.suspects,
         )
 
@@ -138,6 +144,10 @@ class Worker:
         self._runner.stop()
         self._ended.set()
         self._hints.set()
+
+    def _tell(self, event: Event) -> None:
+        self._uplink.tell(event)
+        self._runtime.tell_others(event)
 
     def _serve_slot(self, slot: int) -> None:
         lanes = self._post.lanes_of(slot)
@@ -212,44 +222,16 @@ class Worker:
             self._recycle = True
 
     def _preload(self) -> None:
-        for name in self._runtime.reader.available.needed_first():
-            try:
-                self._preload_one(name)
-            except ModelNotInstalledError as error:
-                log.info("not loaded yet: %s", error)  # it is fetched when someone wants it, where it may be
-            except StenografError as error:  # it will be said again, to whoever asks for the model
-                log.warning("the model %s is not ready: %s", name, error)
-                self._uplink.tell({"event": "model_failed", "model": name, "code": error.code})
-            except Exception:
-                log.exception("the model %s is not ready", name)
-
-    def _preload_one(self, name: str) -> None:
-        reader = self._runtime.reader
-        before = {model.name for model in reader.loaded()}
-        reader.find(name)
-        with reader.use(name) as transcriber:
-            for vad in (True, False):  # the first pass through each library takes its time: better now
-                transcriber.transcribe(_silence(), Options(beam_size=1, temperature=0.0, vad=vad, trim=1.0))
-            log.info("the model %s is loaded", transcriber.model)
-        if gone := before - {model.name for model in reader.loaded()}:
-            log.warning("%s had to make room for %s: not all models that are loaded first fit", ", ".join(gone), name)
+        preload(
+            self._runtime.reader,
+            lambda name, error: self._uplink.tell({"event": "model_failed", "model": name, "code": error.code}),
+        )
         self._used, self._has_worked = time.monotonic(), True
 
     def _hung(self) -> None:
         log.critical("no headway for %g s: this worker is hung and ends itself", self._runtime.settings.stall)
         self._uplink.tell({"event": "worker_hung", "worker": self._post.name})
         os._exit(HUNG)
-
-
-def _silence() -> io.BytesIO:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(16_000)
-        sound.writeframes(bytes(32_000))
-    file.seek(0)
-    return file
 
 
 def main(pipe: Connection, post: Post, runtime: Equipment) -> None:

@@ -1,0 +1,209 @@
+"""The Celery worker's entry: `celery -A stenograf.celery_app worker`, or `stenograf worker` where a broker is set.
+
+A message is a hint that there may be work. What a task does is what every worker does, `Runner.run_one`: claim the best
+job, work on it to its end. So a message that is lost or comes twice changes nothing. Each process of the pool has its
+own models. The settings come from where all of Stenograf's come from: the environment, `.env`, the TOML file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+import threading
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+
+from stenograf import allocation, logs
+from stenograf.errors import StenografError
+from stenograf.jobs.broker import TASK, broker_app, queue_name
+from stenograf.jobs.job import LANES, NEEDS, Lane, Need
+from stenograf.jobs.post import HUNG, needs_of, on_gpu
+from stenograf.jobs.preload import preload
+from stenograf.jobs.runner import Limits, Runner
+from stenograf.jobs.worker import most_memory
+from stenograf.runtime import Runtime
+from stenograf.setting_sources import load
+from stenograf.settings import Settings
+
+log = logging.getLogger("stenograf.celery")
+
+PROCESSES = 2
+"""Of a pool on a processor, where neither the setting `workers` nor --concurrency says otherwise; on a GPU: 1."""
+
+LOOK_SECONDS = 10.0
+"""How often a process looks for models that nobody used for long."""
+
+INIT_SECONDS = 60.0
+"""How long a process may take to begin on a busy machine; Celery's 4 s would kill it."""
+
+STOP_SECONDS = 30.0
+"""How long running chunks may take to end when the worker is stopped; then their jobs go back to the queue."""
+
+
+def _settings() -> Settings:
+    loaded = load()
+    for text in loaded.warnings:
+        log.warning("%s", text)
+    if loaded.origins["log_level"].kind == "default":
+        return dataclasses.replace(loaded.settings, log_level="info")
+    return loaded.settings
+
+
+settings = _settings()
+
+app: Celery = broker_app(settings)
+"""What `celery -A stenograf.celery_app` finds."""
+
+app.conf.update(
+    worker_concurrency=settings.workers or (1 if on_gpu(settings) else PROCESSES),
+    worker_proc_alive_timeout=INIT_SECONDS,
+    worker_soft_shutdown_timeout=STOP_SECONDS,
+    worker_enable_remote_control=True,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+)
+
+
+class OwnQueues(bootsteps.Step):
+    """Consume what this machine can do, where --queues names nothing else."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        queues = parent.app.amqp.queues
+        if queues._consume_from is None:
+            queues.select([queue_name(settings, lane, need) for lane in LANES for need in needs_of(settings)])
+        parent.app.conf.worker_max_memory_per_child = (
+            most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
+        )
+
+
+app.steps["worker"].add(OwnQueues)
+
+
+class Child:
+    """What a process of the pool has."""
+
+    def __init__(self) -> None:
+        self._name = f"{socket.gethostname()}-celery-{os.getpid()}"
+        self.runtime = Runtime(settings, processes=app.conf.worker_concurrency)
+        self._idle = threading.Event()
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Works on jobs; made at the first task, as it needs the database's files."""
+        consumed = app.amqp.queues.consume_from
+        lets_short_in = any(queue_name(settings, "short", need) in consumed for need in NEEDS)
+        return Runner(
+            self.runtime.leases,
+            self.runtime.files,
+            self.runtime,
+            self.runtime.outbound,
+            worker=self._name,
+            tell=self.runtime.tell_others,
+            limits=Limits(settings.max_duration or None, settings.stall),
+            needs=tuple(need for need in NEEDS if any(queue_name(settings, lane, need) in consumed for lane in LANES)),
+            on_stall=self._hung,
+            # However many processes there are, all may have a meeting in their hands when a voice note comes.
+            lets_short_in=lets_short_in,
+        )
+
+    def begin(self) -> None:
+        """Load models, and look after them."""
+        threading.Thread(target=self._look_after, name="look-after", daemon=True).start()
+
+    def stop(self) -> None:
+        """End after the running chunk; the job goes back to the queue."""
+        self.runner.stop()
+
+    def _look_after(self) -> None:
+        preload(self.runtime.reader)
+        while not self._idle.wait(LOOK_SECONDS):
+            if gone := self.runtime.reader.close_idle():
+                allocation.give_back()
+                log.info("%s left the memory: nobody used it for a while", ", ".join(gone))
+
+    def _hung(self) -> None:
+        log.critical("no headway for %g s: this process is hung and ends itself", settings.stall)
+        os._exit(HUNG)
+
+
+class _Children:
+    """The one `Child` of a process, and how its parent tells it to stop: by closing a pipe, as its death does."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+        self._making = threading.Lock()
+        self._reading, self._writing = os.pipe()
+
+    @property
+    def child(self) -> Child:
+        with self._making:
+            if self._child is None:
+                self._child = Child()
+        return self._child
+
+    def is_made(self) -> bool:
+        return self._child is not None
+
+    def forked(self) -> None:
+        """This is a new process of the pool."""
+        os.close(self._writing)  # only the parent has it now
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        self.child.begin()
+
+    def stop(self) -> None:
+        """Tell all processes of the pool, in their parent."""
+        if self._writing >= 0:
+            writing, self._writing = self._writing, -1
+            os.close(writing)
+        if self.is_made():  # a pool without processes of its own
+            self.child.stop()
+
+    def _listen(self) -> None:
+        while os.read(self._reading, 1):
+            pass
+        self.child.stop()
+
+
+children = _Children()
+
+
+@app.task(name=TASK, acks_late=True, ignore_result=True)
+def run_one(lane: Lane, need: Need, suspects: bool = False) -> bool:
+    """Work on the most urgent job of a lane and a need; False where there was none."""
+    try:
+        return children.child.runner.run_one((lane,), needs=(need,), suspects=suspects)
+    except StenografError as error:  # the database is out of reach; when it is back, another hint comes
+        log.error("a hint could not be followed: %s", error)
+        return False
+
+
+@signals.setup_logging.connect
+def _log(**_: Any) -> None:
+    for name in ("celery.worker.strategy", "celery.app.trace"):  # what the runner says is enough
+        logging.getLogger(name).setLevel(logging.WARNING if settings.log_level == "info" else logging.NOTSET)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)  # Celery's words to its programmers
+    logs.setup(level=settings.log_level, json=settings.log_format == "json", file=settings.log_path, process="worker")
+
+
+@signals.worker_process_init.connect
+def _forked(**_: Any) -> None:
+    allocation.spare()
+    children.forked()
+
+
+@signals.worker_shutting_down.connect
+def _stopping(**_: Any) -> None:
+    log.info("stopping: running chunks finish, the rest goes back to the queue")
+    children.stop()
+
+
+def command(concurrency: int | None = None) -> list[str]:
+    """The arguments of `celery worker` that suit this application, for `stenograf worker`."""
+    pool = ["--pool", "prefork", "--without-gossip", "--without-mingle"]
+    chosen = ["--concurrency", str(concurrency)] if concurrency else []
+    return ["worker", *pool, *chosen, "--hostname", f"{settings.queue_name}@%h", "--loglevel", settings.log_level]

@@ -1,0 +1,39 @@
+"""Opening the database at the start of a service, which may be up before its database is."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from stenograf.errors import DatabaseError, DatabaseUnreachableError
+from stenograf.runtime import Runtime
+
+log = logging.getLogger("stenograf")
+
+START_SECONDS = 120.0
+"""How long a database that does not answer is waited for; then the service ends, and whoever runs it starts it anew."""
+
+REFUSALS = 3
+"""So often a server may refuse us: it is there, and a wrong password does not become right. But it may be starting."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds between two tries."""
+
+
+def opened(runtime: Runtime) -> None:
+    """Bring the database to today's shape, as soon as it answers. Raises `DatabaseError` where it does not."""
+    began = time.monotonic()
+    pause, tries = 0.5, 0
+    while True:
+        tries += 1
+        try:
+            runtime.database.migrate()
+            return
+        except DatabaseError as error:
+            waited = time.monotonic() - began
+            is_away = isinstance(error, DatabaseUnreachableError)
+            if not runtime.database.is_shared or waited > START_SECONDS or (not is_away and tries >= REFUSALS):
+                raise
+            pause = min(pause * 2, LONGEST_PAUSE)
+            log.warning("try %d: %s It is tried again in %.0f s.", tries, error.message, pause)
+            time.sleep(pause)
