@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
+.PHONY: help demo test servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ help:  ## Show these commands.
 demo: $(VENV)/base.stamp  ## Transcribe the recordings in samples/.
 	@$(BIN)/python tools/demo.py
 
-test: $(VENV)/dev.stamp  ## Install what the tests need, and run them.
+test: $(VENV)/dev.stamp servers  ## Install what the tests need, and run them.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+servers:  ## Install the servers that the tests of a fleet need (Debian as root; elsewhere their tests are skipped).
+	@sh tools/servers.sh
 
 check: $(VENV)/dev.stamp  ## Lint, types, layers, pinned requirements.
 	$(BIN)/ruff check .
@@ -72,7 +75,7 @@ chaos: $(VENV)/dev.stamp  ## Kill and freeze the service while N jobs run (N=100
 requirements:  ## Pin the dependencies anew (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make requirements" --quiet --upgrade -o requirements/base.txt
-	uv pip compile pyproject.toml requirements/build.in --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml requirements/build.in --extra cluster --group dev --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make requirements" --quiet --upgrade \
 	  -c requirements/base.txt -o requirements/dev.txt
 	uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes \

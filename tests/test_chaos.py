@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +17,9 @@ import pytest
 from chaos import aftermath
 from chaos.client import Client, Clients
 from chaos.receiver import SECRET, Receiver
-from chaos.recordings import Recording, clip, joined, undisturbed
+from chaos.recordings import Recording, meeting_in, pile_of
 from chaos.service import Service
-from chaos.trouble import TWO_HUNDRED, Trouble
+from chaos.trouble import TWO_HUNDRED, ServiceTrouble
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 
@@ -52,8 +50,7 @@ def runtime(models_dir: Path) -> Runtime:
 @pytest.fixture(scope="module")
 def meeting(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """A recording for the lane `long`: a little more than two minutes."""
-    path = joined(tmp_path_factory.mktemp("chaos") / "meeting.ogg", [clip("ru-long.ogg"), clip("ru-long.ogg")])
-    return undisturbed(path, runtime, language="ru")
+    return meeting_in(tmp_path_factory.mktemp("chaos"), runtime)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +66,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_every_job_is_done_once_through_kills_and_freezes(
     tmp_path: Path, runtime: Runtime, meeting: Recording, record_property: Callable[[str, object], None]
 ) -> None:
-    pile = _pile(runtime, meeting)
+    pile = pile_of(JOBS, SEED, runtime, meeting)
     with Receiver(SEED) as receiver, Service(tmp_path, **SETTINGS) as service:
         began = time.monotonic()
         deck = {name: -(-count * JOBS // 200) for name, count in TWO_HUNDRED.items()}
-        trouble = Trouble(service, SEED, deck, jobs=JOBS, lease=LEASE)
-        clients = Clients(service.url, pile, done=service.done, webhook_url=receiver.url)
+        trouble = ServiceTrouble(service, SEED, deck, jobs=JOBS, lease=LEASE)
+        clients = Clients([service.url], pile, done=service.done, webhook_url=receiver.url)
         clients.start()
         trouble.run()
         clients.join()
@@ -107,7 +104,7 @@ def test_every_job_is_done_once_through_kills_and_freezes(
         aftermath.check_words(service)
         aftermath.check_webhooks(service, clients.sent, receiver)
         aftermath.check_files(service, clients.sent)
-        aftermath.check_database(service)
+        service.check_database()
         assert aftermath.surprises(service) == []
 
 
@@ -159,17 +156,6 @@ def test_the_words_of_a_worker_that_wakes_after_its_lease_are_refused(service: S
         assert {found for _, found, _ in after[len(before) :]} == {attempt + 1}
         assert client.result(task) == meeting.transcript
         assert worker in service.workers(), "it was refused, and lives"
-
-
-def _pile(runtime: Runtime, meeting: Recording) -> list[Recording]:
-    """As many as there are jobs, in a random order: of 2 to 4 s, and one of a minute and one `long` for each 200."""
-    notes = [undisturbed(clip(f"{name}.flac"), runtime) for name in ("ru-01", "en-01", "ru-02", "en-02", "en-03")]
-    notes += [undisturbed(clip(f"ru-{number:02}.flac"), runtime, model="gigaam-test") for number in range(1, 11)]
-    long = [undisturbed(clip("en-long.ogg"), runtime), meeting]
-    pile = (long * max(JOBS // 200, 1))[:JOBS]
-    pile += itertools.islice(itertools.cycle(notes), JOBS - len(pile))
-    random.Random(SEED).shuffle(pile)
-    return pile
 
 
 def _lost(service: Service) -> set[tuple[str, int]]:

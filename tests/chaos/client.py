@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,10 +41,11 @@ class Sent:
 
 
 class Client:
-    """One client, for one thread."""
+    """One client, for one thread; each of its tries goes to any of the replicas."""
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx2.Client(base_url=url, trust_env=False, timeout=TIMEOUT)
+    def __init__(self, *urls: str) -> None:
+        self._urls = urls
+        self._client = httpx2.Client(trust_env=False, timeout=TIMEOUT)
         self.tries = 0
         """Of the latest request."""
 
@@ -87,8 +89,10 @@ class Client:
             self.tries += 1
             reason = ""
             try:
-                answer = self._client.request(method, path, **arguments)
-                # 503: stopping, or its database is held by a process that is frozen; 409: an earlier try is under way.
+                url = random.choice(self._urls)
+                answer = self._client.request(method, url + path, **arguments)
+                # 503: stopping, or what it needs is away or held by a process that is frozen; 409: an earlier try is
+                # under way.
                 if answer.status_code not in (409, 503):
                     return answer
                 reason = answer.text
@@ -101,13 +105,15 @@ class Client:
 class Clients:
     """Several clients that share a pile of recordings."""
 
-    def __init__(self, url: str, recordings: Sequence[Recording], *, done: Callable[[], int], **options: str) -> None:
-        """`done` tells how many jobs are done; `options` go with each recording."""
+    def __init__(
+        self, urls: Sequence[str], recordings: Sequence[Recording], *, done: Callable[[], int], **options: str
+    ) -> None:
+        """`urls` are those of the replicas. `done` tells how many jobs are done; `options` go with each recording."""
         self.sent: list[Sent] = []
         """The order is that of the answers."""
         self.seen: dict[str, dict[str, Any]] = {}
         """Task -> its transcript, as it was when a client first saw the task done."""
-        self._url = url
+        self._urls = urls
         self._pile = list(enumerate(recordings))[::-1]
         self._done = done
         self._options = options
@@ -130,7 +136,7 @@ class Clients:
     def _run(self) -> None:
         own: list[Sent] = []
         try:
-            with Client(self._url) as client:
+            with Client(*self._urls) as client:
                 while (following := self._take()) is not None:
                     number, recording = following
                     own.append(client.submit(recording, f"{number:04}-{recording.path.name}", **self._options))

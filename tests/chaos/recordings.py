@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,23 @@ def undisturbed(path: Path, runtime: Runtime, **options: str) -> Recording:
     asked = {name: value for name, value in options.items() if name != "model"}
     transcript = runtime.reader.read(path, runtime.options_of(asked), model=options.get("model"), on_chunk=read.append)
     return Recording(path, options, without_timings(transcript.to_dict()), len(read))
+
+
+def meeting_in(folder: Path, runtime: Runtime) -> Recording:
+    """A recording for the lane `long`: a little more than two minutes."""
+    path = joined(folder / "meeting.ogg", [clip("ru-long.ogg"), clip("ru-long.ogg")])
+    return undisturbed(path, runtime, language="ru")
+
+
+def pile_of(jobs: int, seed: int, runtime: Runtime, meeting: Recording) -> list[Recording]:
+    """So many, in a random order: of 2 to 4 s, and one of a minute and one `long` for each 200."""
+    notes = [undisturbed(clip(f"{name}.flac"), runtime) for name in ("ru-01", "en-01", "ru-02", "en-02", "en-03")]
+    notes += [undisturbed(clip(f"ru-{number:02}.flac"), runtime, model="gigaam-test") for number in range(1, 11)]
+    long = [undisturbed(clip("en-long.ogg"), runtime), meeting]
+    pile = (long * max(jobs // 200, 1))[:jobs]
+    pile += itertools.islice(itertools.cycle(notes), jobs - len(pile))
+    random.Random(seed).shuffle(pile)
+    return pile
 
 
 def without_timings(transcript: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import random
 import signal
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any, ClassVar, Protocol
 
 import psutil
 
@@ -48,13 +50,24 @@ AIM_SECONDS = 2.0
 """So long such a blow waits for one."""
 
 
-class Trouble:
+class Target(Protocol):
+    """Whom it happens to."""
+
+    def ask(self, query: str, *values: object, seconds: float) -> Any: ...
+    def done(self, *, seconds: float) -> int: ...
+    def hurry(self, *, seconds: float) -> None: ...
+
+
+class Trouble(ABC):
     """Works a deck off, spread over the jobs; one use."""
 
-    def __init__(self, service: Service, seed: int, deck: Deck, *, jobs: int, lease: float) -> None:
+    AWAY: ClassVar[tuple[type[Exception], ...]]
+    """What a database raises that does not answer."""
+
+    def __init__(self, target: Target, seed: int, deck: Deck, *, jobs: int, lease: float) -> None:
         self.counts: Counter[str] = Counter()
         """What was done; `of them at work` counts the workers that had a recording in their hands."""
-        self._service = service
+        self._target = target
         self._random = random.Random(seed)
         self._lease = lease
         blows = [name for name, count in sorted(deck.items()) for _ in range(count)]
@@ -82,40 +95,40 @@ class Trouble:
         end = time.monotonic() + (PATIENCE_FROZEN if self._frozen else PATIENCE)
         self._wait(GAP)
         while time.monotonic() < end:
-            with suppress(sqlite3.OperationalError):  # a frozen process holds the lock
-                if self._service.done(seconds=0.2) >= moment:
+            with suppress(*self.AWAY):
+                if self._target.done(seconds=0.2) >= moment:
                     return
                 self._hurry()
             self._wait(0.2)
 
     def _hurry(self) -> None:
         if time.monotonic() >= self._hurry_at:
-            self._service.hurry(seconds=0.2)
+            self._target.hurry(seconds=0.2)
             self._hurry_at = time.monotonic() + 2.0
 
     def _do(self, what: str) -> bool:
+        done = self._strike(what)
+        self.counts[what] += done
+        return done
+
+    @abstractmethod
+    def _strike(self, what: str) -> bool:
         """Whether there was someone to do it to."""
-        match what:
-            case "kill the API":
-                self._service.kill()
-            case "kill all":
-                self.counts["processes killed at once"] += self._service.kill_all()
-            case "restart the service":
-                self._service.restart()
-            case "freeze the API":
-                if not self._freeze(psutil.Process(self._service.pid)):
-                    return False
-            case _:
-                worker, busy = self._worker()
-                if worker is None:
-                    return False
-                if what == "kill a worker":
-                    with suppress(psutil.NoSuchProcess):
-                        worker.kill()
-                elif not self._freeze(worker):
-                    return False
-                self.counts["of them at work"] += busy
-        self.counts[what] += 1
+
+    @abstractmethod
+    def _workers(self) -> list[psutil.Process]:
+        """Those that read recordings, and live."""
+
+    def _strike_worker(self, what: str) -> bool:
+        worker, busy = self._worker()
+        if worker is None:
+            return False
+        if what == "kill a worker":
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        elif not self._freeze(worker):
+            return False
+        self.counts["of them at work"] += busy
         return True
 
     def _freeze(self, process: psutil.Process) -> bool:
@@ -132,7 +145,7 @@ class Trouble:
         """A worker that is not frozen, and whether it has a recording in its hands."""
         end = time.monotonic() + (AIM_SECONDS if self._random.random() < AIMED else 0.0)
         while True:
-            workers = [worker for worker in self._service.workers() if worker not in self._frozen]
+            workers = [worker for worker in self._workers() if worker not in self._frozen]
             at_work = self._at_work()
             if busy := [worker for worker in workers if worker.pid in at_work and time.monotonic() < end]:
                 return self._random.choice(busy), True
@@ -144,8 +157,8 @@ class Trouble:
     def _at_work(self) -> set[int]:
         """The processes that have a recording in their hands, as far as can be told."""
         try:
-            owners = self._service.ask("SELECT lease_owner FROM jobs WHERE state = 'processing'", seconds=0.5)
-        except sqlite3.OperationalError:  # a frozen process holds the lock
+            owners = self._target.ask("SELECT lease_owner FROM jobs WHERE state = 'processing'", seconds=0.5)
+        except self.AWAY:
             return set()
         return {int(owner["lease_owner"].rpartition("-")[2]) for owner in owners}
 
@@ -160,3 +173,30 @@ class Trouble:
             del self._frozen[process]
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
+
+
+class ServiceTrouble(Trouble):
+    """What happens to a service on one machine."""
+
+    AWAY = (sqlite3.OperationalError,)  # a frozen process holds the lock
+
+    def __init__(self, service: Service, seed: int, deck: Deck, *, jobs: int, lease: float) -> None:
+        super().__init__(service, seed, deck, jobs=jobs, lease=lease)
+        self._service = service
+
+    def _strike(self, what: str) -> bool:
+        match what:
+            case "kill the API":
+                self._service.kill()
+            case "kill all":
+                self.counts["processes killed at once"] += self._service.kill_all()
+            case "restart the service":
+                self._service.restart()
+            case "freeze the API":
+                return self._freeze(psutil.Process(self._service.pid))
+            case _:
+                return self._strike_worker(what)
+        return True
+
+    def _workers(self) -> list[psutil.Process]:
+        return self._service.workers()

@@ -1,0 +1,140 @@
+"""`stenograf`, with points at which it kills itself: `python failpoints.py FOLDER -- serve ...`, or `worker`.
+
+A point is armed by a file of its name in FOLDER. The process that reaches it first takes the file away and is dead at
+once, as after SIGKILL by the kernel; the process that is started in its stead lives. The points are, for each of
+the methods below, before and after the call (`JobStore.add:begin`, `:end`), and before and after each COMMIT within it
+(`:commit`, `:committed`); and after each block that goes to the object store (`Client.put_stream:block`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def arm(folder: Path, point: str, *, after: int = 0, node: bool = False) -> None:
+    """Let the next process that reaches `point`, after it has passed it so often, be killed there.
+
+    With `node` its parent is killed with it.
+    """
+    written = folder / f"{point}.new"
+    written.write_text(json.dumps({"after": after, "node": node}))
+    written.rename(folder / point)
+
+
+def is_armed(folder: Path, point: str) -> bool:
+    """Whether nobody has come by yet."""
+    return (folder / point).exists()
+
+
+def _patched(folder: Path) -> None:
+    """Put the points in."""
+    from sqlalchemy.engine import Connection
+
+    from stenograf.jobs.bucket import BucketFiles
+    from stenograf.jobs.bucket_client import Client
+    from stenograf.jobs.hints import Hints
+    from stenograf.jobs.lease import Leases
+    from stenograf.jobs.store import JobStore
+    from stenograf.jobs.uploads import Uploads
+    from stenograf.jobs.webhooks import Webhooks
+
+    watched: dict[type, tuple[str, ...]] = {
+        BucketFiles: ("admit",),
+        Client: ("delete",),
+        Hints: ("_send",),
+        JobStore: ("add", "cancel", "remove", "remove_expired"),
+        Leases: ("claim", "append", "finish", "reap"),
+        Uploads: ("finish",),
+        Webhooks: ("_mark",),
+    }
+    passed: Counter[str] = Counter()
+    within = threading.local()
+
+    def reach(point: str) -> None:
+        try:
+            told = json.loads((folder / point).read_text())
+            passed[point] += 1
+            if passed[point] <= told["after"]:
+                return
+            (folder / point).unlink()
+        except FileNotFoundError:
+            return
+        if told["node"]:
+            psutil.Process().parent().kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+        point = f"{owner.__name__}.{name}"
+
+        @functools.wraps(method)
+        def reaching(*arguments: Any, **options: Any) -> Any:
+            reach(f"{point}:begin")
+            outer = getattr(within, "points", ())
+            within.points = (*outer, point)
+            try:
+                found = method(*arguments, **options)
+            finally:
+                within.points = outer
+            reach(f"{point}:end")
+            return found
+
+        setattr(owner, name, reaching)
+
+    def blocks(point: str, passing: Iterator[bytes]) -> Iterator[bytes]:
+        for block in passing:
+            yield block
+            reach(f"{point}:block")
+
+    def commits(statement: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(statement)
+        def reaching(connection: Connection, text: str, *more: Any, **options: Any) -> Any:
+            points = getattr(within, "points", ()) if text == "COMMIT" else ()
+            for point in points:
+                reach(f"{point}:commit")
+            found = statement(connection, text, *more, **options)
+            for point in points:
+                reach(f"{point}:committed")
+            return found
+
+        return reaching
+
+    for owner, names in watched.items():
+        for name in names:
+            watch(owner, name)
+    sending, joining = Client.put_stream, BucketFiles._joined
+    patches: list[tuple[type, str, Any]] = [
+        (Connection, "exec_driver_sql", commits(Connection.exec_driver_sql)),
+        (
+            Client,
+            "put_stream",
+            lambda self, path, taken, size: sending(self, path, blocks("Client.put_stream", taken), size),
+        ),
+        (
+            BucketFiles,
+            "_joined",
+            lambda self, name, parts: blocks("BucketFiles._joined", joining(self, name, parts)),
+        ),
+    ]
+    for owner, name, patch in patches:
+        setattr(owner, name, patch)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its modules are none of the program's
+    _patched(Path(sys.argv[1]))
+    del sys.argv[1:3]
+    from stenograf.cli import main
+
+    main()
