@@ -297,7 +297,7 @@ class Settings:
     )
     jwt_secret: str | None = _setting(
         "What tokens of /api/v1/token are signed with, 32 characters or more. Default: made at the first start and "
-        "kept in data_dir.",
+        "kept in data_dir, or in the database where that is PostgreSQL.",
         str,
         None,
         secret=True,

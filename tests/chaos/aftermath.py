@@ -108,8 +108,8 @@ def surprises(subject: Subject, foreseen: Sequence[str] = FORESEEN) -> list[Entr
     return [
         entry
         for entry in subject.entries()
-        if "exception" in entry
-        or (entry["level"] in ("ERROR", "CRITICAL") and not any(words in entry["message"] for words in foreseen))
+        if ("exception" in entry or entry["level"] in ("ERROR", "CRITICAL"))
+        and not any(words in entry["message"] for words in foreseen)
     ]
 
 

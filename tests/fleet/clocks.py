@@ -21,8 +21,9 @@ def library() -> Path | None:
 
 
 def off_by(seconds: int) -> dict[str, str]:
-    """The environment of a program whose clock is so far ahead, or behind if negative."""
-    return {**_preloaded(), "FAKETIME": f"{seconds:+d}s"}
+    """The environment of a program in Python whose clock is so far ahead, or behind if negative."""
+    paths = f"{Path(__file__).parent / 'waking'}{os.pathsep}{Path(__file__).parent.parent}"
+    return {**_preloaded(), "FAKETIME": f"{seconds:+d}s", "PYTHONPATH": paths}
 
 
 class SetPostgres(Postgres):

@@ -3,7 +3,7 @@
 A point is armed by a file of its name in FOLDER. The process that reaches it first takes the file away and is dead at
 once, as after SIGKILL by the kernel; the process that is started in its stead lives. The points are, for each of
 the methods below, before and after the call (`JobStore.add:begin`, `:end`), and before and after each COMMIT within it
-(`:commit`, `:committed`); and after each block that goes to the object store (`Client.put_stream:block`).
+(`:commit`, `:committed`); and after each part of what streams to the object store or from it (`Client.put_stream:part`, `:end`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _patched(folder: Path) -> None:
     from sqlalchemy.engine import Connection
 
     from stenograf.jobs.bucket import BucketFiles
-    from stenograf.jobs.bucket_client import Client
+    from stenograf.jobs.bucket_client import PART, Client
     from stenograf.jobs.hints import Hints
     from stenograf.jobs.lease import Leases
     from stenograf.jobs.store import JobStore
@@ -93,9 +93,12 @@ def _patched(folder: Path) -> None:
         setattr(owner, name, reaching)
 
     def blocks(point: str, passing: Iterator[bytes]) -> Iterator[bytes]:
+        sent = 0
         for block in passing:
             yield block
-            reach(f"{point}:block")
+            for _ in range(sent // PART, (sent := sent + len(block)) // PART):
+                reach(f"{point}:part")
+        reach(f"{point}:end")
 
     def commits(statement: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(statement)

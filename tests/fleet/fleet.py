@@ -30,6 +30,9 @@ from stenograf.settings import Settings
 START_SECONDS = 90.0
 """How long all programs may take to be ready on a busy machine."""
 
+QUIET = ("--loglevel", "info", "--without-gossip", "--without-mingle")
+"""What else `docs/jobs.md` gives Celery."""
+
 NOW = "extract(epoch FROM clock_timestamp())::double precision"
 """The database's clock."""
 
@@ -49,13 +52,13 @@ class Fleet:
         postgres: Callable[[], Postgres] = Postgres,
         replicas: int = 2,
         nodes: int = 2,
-        serve: tuple[str, ...] = ("-m", "stenograf"),
+        serve: str = "stenograf",
         environments: Mapping[str, Mapping[str, str]] | None = None,
         **settings: object,
     ) -> None:
         """Data and logs go to `folder`; without `storage` the recordings are in a folder that all share.
 
-        `serve` is the program of the replicas, before its command `serve`. `environments` are variables for some
+        `serve` is the module of the replicas' program, before its command `serve`. `environments` are variables for some
         programs, by their names (`api-1`, `node-2`). `settings` by their names in `stenograf.settings`; `workers` are
         the processes of a node.
         """
@@ -116,12 +119,12 @@ class Fleet:
 
     def replica(self, name: str, port: int) -> Program:
         """A replica of the API; to be started by the caller, who also ends it."""
-        command = [sys.executable, *self._serve, "serve", "--port", str(port)]
+        command = [sys.executable, "-m", self._serve, "serve", "--port", str(port)]
         return self._program(name, command)
 
     def node(self, name: str, *, by_celery: bool) -> Program:
         """A node of workers: by Celery's own command, or by ours; to be started by the caller, who also ends it."""
-        celery = ["-m", "celery", "-A", "stenograf.celery_app", "worker", "-n", f"{name}@fleet", "--loglevel", "info"]
+        celery = ["-m", "celery", "-A", "stenograf.celery_app", "worker", "-n", f"{name}@fleet", *QUIET]
         ours = ["-m", "stenograf", "worker"]
         return self._program(name, [sys.executable, *(celery if by_celery else ours)])
 
@@ -252,6 +255,7 @@ class Fleet:
 
     def _program(self, name: str, command: list[str]) -> Program:
         program = Program(name, self.folder, command, self._data(name), self.settings)
+        program.environment.setdefault("PYTHONPATH", str(Path(__file__).parent.parent))  # launchers are there
         program.environment.update(self._environments.get(name, {}))
         return program
 

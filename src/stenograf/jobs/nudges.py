@@ -70,13 +70,21 @@ class Listener:
             self._stopping.wait(PAUSE_SECONDS)
 
     def _listen(self) -> None:
+        import psycopg
+
         with self._db.read() as connection:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # it is not given back to the pool: nobody else is to listen by accident
-            driver.execute(f"LISTEN {CHANNEL}")
-            while not self._stopping.is_set():
-                for notify in driver.notifies(timeout=LISTEN_SECONDS):
-                    self._on_event(json.loads(notify.payload))
-                    if self._stopping.is_set():
-                        return
-                connection.exec_driver_sql("SELECT 1")
+            try:
+                driver.execute(f"LISTEN {CHANNEL}")
+                while not self._stopping.is_set():
+                    for notify in driver.notifies(timeout=LISTEN_SECONDS):
+                        self._on_event(json.loads(notify.payload))
+                        if self._stopping.is_set():
+                            return
+                    driver.execute("SELECT 1")
+            except psycopg.Error as error:  # the driver's own, which SQLAlchemy has not seen
+                log.debug("no nudges are heard: %s", error)
+            finally:
+                driver.close()
+                connection.invalidate()

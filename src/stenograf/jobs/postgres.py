@@ -53,7 +53,7 @@ _STATES = {
 _REFUSAL = re.compile(r"failed: \w+:  (.+)$")
 """What a server says, such as `FATAL:  password authentication failed`; the first word is in the server's language."""
 
-_PASSING = re.compile(r"starting up|shutting down|recovery|too many|reserved for", re.IGNORECASE)
+_PASSING = re.compile(r"starting up|shutting down|recovery|accepting|too many|reserved for", re.IGNORECASE)
 """Refusals that pass. Before a login libpq gives no SQLSTATE, so that the words must do."""
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MAX_SECONDS = 604_800
 """The longest that an address may be good, by the specification of the signature."""
 
-OWN_SECONDS = 60
-"""How long those are good that are used here at once."""
+OWN_SECONDS = 1800
+"""How long those are good that are used here at once: clocks may differ by 15 minutes, which is what S3 allows."""
 
 _UPLOAD = re.compile(r"<Upload>(.*?)</Upload>", re.DOTALL)
 
