@@ -67,7 +67,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     tests = str(Path(__file__).parent)
     with Fleet(
         tmp_path_factory.mktemp("fleet"),
-        serve=("-m", "fleet.doubled"),
+        serve="fleet.doubled",
         environments={
             "api-1": {"PYTHONPATH": tests},
             "api-2": {"PYTHONPATH": tests},

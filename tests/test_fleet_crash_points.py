@@ -117,20 +117,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     for server in (Postgres, Redis, S3):
         require(server)
     folder, points = tmp_path_factory.mktemp("crash"), tmp_path_factory.mktemp("points")
-    launcher = (str(Path(failpoints.__file__)), str(points), "--")
     settings = {"lease": LEASE, "max_attempts": 50, "webhook_secret": SECRET, "queue_name": "crash"}
-    with (
-        Receiver(1, hang_ups=0) as receiver,
-        Fleet(folder, storage=S3, replicas=1, nodes=0, serve=launcher, **settings) as fleet,
-        Program("node-1", folder, [sys.executable, *launcher, "worker"], folder / "node-1", fleet.settings) as node,
-    ):
+    own = {"FAILPOINTS": str(points), "PYTHONPATH": str(Path(__file__).parent)}
+    fleet = Fleet(
+        folder,
+        storage=S3,
+        replicas=1,
+        nodes=0,
+        serve="fleet.failpoints",
+        environments={"api-1": own},
+        **settings,  # type: ignore[arg-type]
+    )
+    command = [sys.executable, "-m", "fleet.failpoints", "worker"]
+    with Receiver(1, hang_ups=0) as receiver, fleet:
+        node = Program("node-1", folder, command, folder / "node-1", fleet.settings)
+        node.environment.update(own)
         fleet.workers.append(node)
-        fleet.wait_until_ready()
-        yield Place(fleet, receiver, points)
-        assert set(fleet.stop().values()) == {0}, fleet.log_end()
-        told = [entry for entry in fleet.entries() if any(secret in str(entry) for secret in fleet.secrets)]
-        assert told == []
-        assert [entry for entry in fleet.entries() if "exception" in entry] == []
+        with node:
+            fleet.wait_until_ready()
+            yield Place(fleet, receiver, points)
+            assert set(fleet.stop().values()) == {0}, fleet.log_end()
+            told = [entry for entry in fleet.entries() if any(secret in str(entry) for secret in fleet.secrets)]
+            assert told == []
+            assert [entry for entry in fleet.entries() if "exception" in entry] == []
 
 
 @pytest.fixture(scope="module")

@@ -161,3 +161,50 @@ def test_every_setting_is_documented() -> None:
         assert item.metadata["help"] in page, item.name
         for old in item.metadata["old"]:
             assert f"`{old}`" in page, old
+
+
+# Several machines
+
+
+def test_the_broker_of_earlier_services(tmp_path: Path) -> None:
+    environ = {"REDIS_HOST": "redis.test", "REDIS_DB": "3", "REDIS_PASSWORD": "p@ss/w:rd", "REDIS_QUEUE_NAME": "speech"}
+    settings = load(environ, directory=tmp_path).settings
+    assert settings.broker == "redis://:p%40ss%2Fw%3Ard@redis.test:6379/3"
+    assert settings.queue_name == "speech"
+    assert not settings.transcribes
+    settings = load({**environ, "STENOGRAF_BROKER_URL": "amqp://mq.test//"}, directory=tmp_path).settings
+    assert settings.broker == "amqp://mq.test//"
+
+
+def test_one_machine_has_no_broker_and_reads_by_itself(tmp_path: Path) -> None:
+    settings = load({"REDIS_PORT": "6380"}, directory=tmp_path).settings
+    assert settings.broker is None
+    assert settings.transcribes
+    broker = {"STENOGRAF_BROKER_URL": "redis://redis.test"}
+    assert load({**broker, "STENOGRAF_SERVE_WORKERS": "yes"}, directory=tmp_path).settings.transcribes
+    assert not load({"STENOGRAF_SERVE_WORKERS": "no"}, directory=tmp_path).settings.transcribes
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("STORAGE_URL", "https://bucket", "s3://bucket"),
+        ("STORAGE_URL", "s3://b", "s3://bucket"),
+        ("NEEDS", "gpu,tpu", "gpu,cpu"),
+        ("QUEUE_NAME", "a queue", "letters"),
+        ("REDIS_PORT", "0", "1 to 65535"),
+        ("S3_ENDPOINT", "s3.internal", "https://"),
+    ],
+)
+def test_a_fleet_that_cannot_be(tmp_path: Path, name: str, text: str, wanted: str) -> None:
+    with pytest.raises(SettingInvalidError, match=name) as caught:
+        load({f"STENOGRAF_{name}": text}, directory=tmp_path)
+    assert wanted in str(caught.value)
+
+
+def test_secrets_of_a_fleet_are_not_shown(tmp_path: Path) -> None:
+    secret = [item.name for item in documented() if item.metadata["secret"]]
+    assert {"database_url", "broker_url", "redis_password", "s3_access_key", "s3_secret_key"} <= set(secret)
+    with pytest.raises(SettingInvalidError) as caught:
+        load({"STENOGRAF_STORAGE_URL": "s3://user:secret@bucket"}, directory=tmp_path)
+    assert "s3://bucket" in caught.value.hint

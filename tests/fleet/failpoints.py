@@ -1,9 +1,10 @@
-"""`stenograf`, with points at which it kills itself: `python failpoints.py FOLDER -- serve ...`, or `worker`.
+"""`stenograf`, with points at which it kills itself: `python -m fleet.failpoints serve`, or `worker`.
 
-A point is armed by a file of its name in FOLDER. The process that reaches it first takes the file away and is dead at
+A point is armed by a file of its name in the folder FAILPOINTS. The process that reaches it first takes the file away and is dead at
 once, as after SIGKILL by the kernel; the process that is started in its stead lives. The points are, for each of
 the methods below, before and after the call (`JobStore.add:begin`, `:end`), and before and after each COMMIT within it
-(`:commit`, `:committed`); and after each part of what streams to the object store or from it (`Client.put_stream:part`, `:end`).
+(`:commit`, `:committed`); and after each part of what streams to the object store or from it, and after the last
+(`Client.put_stream:part`, `:end`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import functools
 import json
 import os
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -135,9 +135,7 @@ def _patched(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this folder: its modules are none of the program's
-    _patched(Path(sys.argv[1]))
-    del sys.argv[1:3]
     from stenograf.cli import main
 
+    _patched(Path(os.environ["FAILPOINTS"]))
     main()

@@ -225,7 +225,7 @@ class _Reader:
         if is_first and self._seen >= self._count:
             self._seen = -1  # no such segment was ever sent: the id is of another task
         new = [event for number, event in found if number > self._seen]
-        task = Task.of(job, None if job.at_rest else store.outlook(job, self._service.slots_of))
+        task = Task.of(job, None if job.at_rest else self._service.outlook(job))
         return job, task.model_dump(mode="json", include=_PROGRESS), new
 
     def _segments(self, job: Job) -> Iterator[tuple[int, Event]]:

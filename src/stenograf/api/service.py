@@ -15,6 +15,7 @@ from stenograf.api.watch import Watcher
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.job import Job, Lane
 from stenograf.jobs.post import posts
+from stenograf.jobs.store import Outlook
 from stenograf.metrics import Metrics
 from stenograf.models import catalog
 from stenograf.runtime import Runtime
@@ -74,8 +75,13 @@ class Service:
         entries = {name: catalog.find(name) for name in self.settings.gpu_models}
         return frozenset(entry.name if entry else PurePath(name).name for name, entry in entries.items())
 
+    def outlook(self, job: Job) -> Outlook:
+        """`JobStore.outlook`, by the workers of this machine, or, where others read too, by what they do now."""
+        is_alone = self.settings.transcribes and not self.database.is_shared
+        return self.store.outlook(job, self.slots_of if is_alone else None)
+
     def slots_of(self, lane: Lane) -> int:
-        """How many jobs of a lane run at once, for estimates."""
+        """How many jobs of a lane the workers of this machine run at once."""
         workers = posts(self.settings, hinted=True)
         return max(1, sum(lane in post.lanes_of(slot) for post in workers for slot in range(post.slots)))
 

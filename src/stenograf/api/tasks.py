@@ -111,7 +111,7 @@ async def transcribe(request: Request, service: Served, principal: Sender) -> Re
                 request_id=request_id(request),
             )
             job, is_new = await submit(service, submission)
-    outlook = await run_in_threadpool(service.store.outlook, job, service.slots_of)
+    outlook = await run_in_threadpool(service.outlook, job)
     headers = {
         "Location": f"{TASKS}/{job.id}",
         "Retry-After": str(min(max(1, round(outlook.seconds)), MAX_RETRY_AFTER)),
@@ -283,7 +283,7 @@ def audio(request: Request, task_id: str, service: Served, principal: Reader) ->
 
 
 def _shown(service: Served, job: Job) -> Task:
-    return Task.of(job, None if job.at_rest else service.store.outlook(job, service.slots_of))
+    return Task.of(job, None if job.at_rest else service.outlook(job))
 
 
 def _transcript(service: Served, job: Job) -> dict[str, Any]:

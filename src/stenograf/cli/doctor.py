@@ -24,7 +24,7 @@ from stenograf.cli.console import size
 from stenograf.engines import cuda
 from stenograf.errors import EngineMissingError, StenografError
 from stenograf.models.choice import is_auto
-from stenograf.runtime import Runtime
+from stenograf.runtime import Runtime, require_cluster
 from stenograf.setting_sources import load
 from stenograf.settings import Settings
 
@@ -92,6 +92,43 @@ def examine() -> Iterator[Finding]:
     yield _default_model(runtime)
     yield _disk(runtime.store.models_dir)
     yield _hub(settings)
+    yield from _fleet(runtime)
+
+
+def _fleet(runtime: Runtime) -> Iterator[Finding]:
+    """What several machines share, where there is anything."""
+    settings = runtime.settings
+    looks = {
+        "database": (settings.database_url, _look_at_database),
+        "broker": (settings.broker, _look_at_broker),
+        "storage": (settings.storage_url, _look_at_storage),
+    }
+    for topic, (address, look) in looks.items():
+        if address is None:
+            continue
+        try:
+            yield Finding(topic, True, f"{look(runtime)} answers")
+        except StenografError as error:
+            yield Finding(topic, False, error.message, error.hint)
+
+
+def _look_at_database(runtime: Runtime) -> str:
+    with runtime.database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    runtime.database.close()
+    return runtime.database.shown
+
+
+def _look_at_broker(runtime: Runtime) -> str:
+    require_cluster()
+    from stenograf.jobs.broker import look
+
+    return look(runtime.settings)
+
+
+def _look_at_storage(runtime: Runtime) -> str:
+    runtime.files.check()
+    return runtime.files.shown
 
 
 def _program() -> Finding:

@@ -122,6 +122,21 @@ def check_url(settings: Settings) -> str:
     return url
 
 
+def look(settings: Settings) -> str:
+    """Connect once; the broker's address for people. Raises `SettingInvalidError` where it does not answer."""
+    app = broker_app(settings)
+    where = shown(settings.broker or "")
+    with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+        try:
+            connection.connect()
+        except Exception as error:
+            raise SettingInvalidError(
+                f"The broker {where} cannot be reached: {' '.join(str(error).split()).rstrip('.')}.",
+                "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
+            ) from error
+    return where
+
+
 def shown(url: str) -> str:
     """The address of a broker for people, without credentials."""
     parts = urlsplit(url)

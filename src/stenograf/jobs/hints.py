@@ -157,7 +157,7 @@ class Hints:
     def _failed(self, error: Exception) -> None:
         self._close()
         known = isinstance(error, OSError | KombuError) or type(error).__module__.startswith(("redis", "amqp", "kombu"))
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if self.failure is None or not known or self.failure == "it was not asked yet":
             log.error(
                 "The broker %s cannot be reached: %s. Tasks are taken in all the same, and begin when it is back; "

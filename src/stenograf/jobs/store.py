@@ -293,8 +293,11 @@ class JobStore:
             rows = connection.execute(sa.select(*columns).where(jobs.c.id.in_(list(ids)))).all()
         return {row.id: Signs(row.state, row.attempt, row.progress, row.stage, row.chunks) for row in rows}
 
-    def outlook(self, job: Job, slots: Callable[[Lane], int] = lambda _lane: 1) -> Outlook:
-        """Place in the queue and time to the end; `slots` tells how many jobs of a lane run at once."""
+    def outlook(self, job: Job, slots: Callable[[Lane], int] | None = None) -> Outlook:
+        """Place in the queue and time to the end; `slots` tells how many jobs of a lane run at once.
+
+        Without it, where workers of other machines read, these are as many as run now.
+        """
         if job.at_rest:
             return Outlook(0, 0.0)
         speed = self.speed()
@@ -307,13 +310,17 @@ class JobStore:
         order = (jobs.c.priority, jobs.c.run_at, jobs.c.id)  # that of the index, else PostgreSQL reads the whole table
         ahead = sa.select(left).where(jobs.c.state == "queued", jobs.c.suspect == job.suspect, *same, sooner)
         before = ahead.order_by(*order).limit(COUNTED_AHEAD).subquery()
-        working = sa.select(sa.func.sum(left)).where(jobs.c.state == "processing", *same).scalar_subquery()
+        under_way = jobs.c.state == "processing", *same
         query = sa.select(
-            sa.func.count(), sa.func.coalesce(sa.func.sum(before.c.left), 0.0), sa.func.coalesce(working, 0.0)
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(before.c.left), 0.0),
+            sa.func.coalesce(sa.select(sa.func.sum(left)).where(*under_way).scalar_subquery(), 0.0),
+            sa.select(sa.func.count()).where(*under_way).scalar_subquery(),
         ).select_from(before)
         with self._db.read() as connection:
-            position, audio, under_way = connection.execute(query).one()
-        return Outlook(int(position), (audio + under_way) * speed / max(slots(job.lane), 1) + own)
+            position, audio, begun, running = connection.execute(query).one()
+        at_once = slots(job.lane) if slots is not None else running
+        return Outlook(int(position), (audio + begun) * speed / max(at_once, 1) + own)
 
     def speed(self) -> float:
         """Seconds of work for a second of sound, as the latest jobs have shown."""
