@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -28,11 +27,9 @@ from fleets import CALLED, KINDS, NOTE, Cost, Fleet, fill, percentile
 from sleeping import name
 
 from stenograf.api.counters import Counter, InDatabase, InMemory, InRedis
-from stenograf.jobs.database import Database
 from stenograf.jobs.job import LANES, NewJob
 from stenograf.jobs.lease import Leases
 from stenograf.jobs.store import JobStore
-from stenograf.jobs.tables import jobs
 
 PARTS = ("workers", "queued", "start", "replicas", "limits")
 PROCESSES = (1, 2, 4, 8)
@@ -42,12 +39,15 @@ CHUNKS, SLEEP = 5, 0.1
 EACH = 12
 """Jobs for each process."""
 
-NO_WORK = 300
+NO_WORK = 240
 """Jobs whose engine takes no time."""
 
 WAITING = (0, 1_000, 100_000, 1_000_000)
 STARTS = 100
 IDLE_SECONDS = 15.0
+SETTLE_SECONDS = 11.0
+"""PostgreSQL learns within ten seconds what a session did that is idle now."""
+
 WATCHED = 200
 
 
@@ -137,7 +137,7 @@ def _asked(fleet: Fleet, count: int, points: Points) -> None:
         "add": (add, 200),
         "add, counting": (count_and_add, 5),
         "place in the queue": (lambda: store.outlook(last), 20),
-        "look for hints": (lambda: leases.unhinted("short", "cpu", seconds=5.0, limit=1), 20),
+        "mark for a hint": (lambda: leases.unhinted("short", "cpu", seconds=5.0, limit=1), 20),
         "reap": (leases.reap, 20),
         "expired": (store.expired, 20),
         "page": (store.page, 20),
@@ -243,7 +243,7 @@ def _show_idle(what: str, idle: Cost, fleet: Fleet) -> None:
 
 
 def _idle(fleet: Fleet) -> Cost:
-    time.sleep(3.0)  # whoever has just started looks around
+    time.sleep(SETTLE_SECONDS)
     before = fleet.cost()
     time.sleep(IDLE_SECONDS)
     return fleet.cost() - before
@@ -310,3 +310,30 @@ def limits(folder: Path, points: Points) -> None:
                 flush=True,
             )
             points.add("limit", called, 1, percentile(took, 0.5))
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all of them if none is named")
+    parser.add_argument("--turns", type=int, default=2, help="how often each part is done")
+    parser.add_argument("--plot", type=Path, help="draw `workers` and `queued` into this SVG file")
+    arguments = parser.parse_args()
+    parts = {"workers": workers, "queued": queued, "start": start, "replicas": replicas, "limits": limits}
+    points = Points()
+    with tempfile.TemporaryDirectory() as made:
+        for part in arguments.parts or PARTS:
+            for turn in range(arguments.turns):
+                print(f"\n{part}, turn {turn + 1} of {arguments.turns}; load of the machine: {_load()}", flush=True)
+                parts[part](Path(made), points)
+        print(f"\nload at the end: {_load()}")
+    if arguments.plot:
+        arguments.plot.write_text(draw(points), "utf-8")
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f} over the last minute, on {os.cpu_count()} processors"
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SLEEPING = str(HERE / "sleeping.py")
 NOTE = TESTS / "audio" / "ru-01.flac"
+WARM_UP = "1 chunks of 0.2 s.flac"
 PATIENCE = 120.0
 """Seconds until a benchmark gives up waiting."""
 
@@ -141,19 +142,21 @@ class Fleet:
     @contextmanager
     def workers(self, count: int, name: str = "workers") -> Iterator[Program]:
         """A `stenograf worker` with so many processes of one slot each, all of which have done a job."""
-        with self.program(name, "worker", workers=count) as program, self.hinting() as hints:
+        with self.program(name, "worker", workers=count) as program:
             deadline = time.monotonic() + PATIENCE
             seen: set[str] = set()
-            while len(seen) < count:
-                assert time.monotonic() < deadline, f"{len(seen)} of {count} processes work:\n{program.log_end()}"
-                self.fill(2 * count, "1 chunks of 0.2 s.flac")
-                hints()
-                self.until_done()
-                seen |= set(self.ask("SELECT DISTINCT device FROM jobs WHERE state = 'done'"))
+            with self.hinting() as hint:
+                while len(seen) < count:
+                    assert time.monotonic() < deadline, f"{len(seen)} of {count} processes work:\n{program.log_end()}"
+                    self.fill(2 * count, WARM_UP)
+                    hint()
+                    self.until_done()
+                    own = {f"pid {process.pid}" for process in program.processes()}
+                    seen |= own & set(self.ask("SELECT DISTINCT device FROM jobs WHERE state = 'done'"))
             yield program
 
     @contextmanager
-    def hinting(self) -> Iterator[Any]:
+    def hinting(self) -> Iterator[Callable[[], None]]:
         """A function that says that there may be work, as a replica does when it has taken a job in."""
         if self.broker is None:
             yield lambda: None
@@ -197,20 +200,25 @@ class Fleet:
 
     def cost(self) -> Cost:
         """So far. The server learns of a session's transactions when it ends, or within a second while it is busy."""
-        counted: tuple[Any, ...] = (0, 0, 0, 0)
-        if self._psycopg:
-            counted = self._postgres(
+        transactions, rows, wal, syncs = (
+            self._postgres(
                 "SELECT xact_commit + xact_rollback, tup_inserted + tup_updated + tup_deleted, "
                 "pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, (SELECT wal_sync FROM pg_stat_wal) "
                 "FROM pg_stat_database WHERE datname = current_database()"
             )
+            if self._psycopg
+            else (0, 0, 0, 0)
+        )
+        programs = [process for program in self.programs for process in program.processes()]
         return Cost(
-            counted[0] - self._own,
-            *counted[1:],
-            cpu(*_of(self.postgres)),
-            cpu(*_of(self.broker)),
-            cpu(*(process for program in self.programs for process in program.processes())),
-            time.monotonic(),
+            transactions - self._own,
+            rows,
+            wal,
+            syncs,
+            database_cpu=cpu(*_of(self.postgres)),
+            broker_cpu=cpu(*_of(self.broker)),
+            worker_cpu=cpu(*programs),
+            at=time.monotonic(),
         )
 
     def _postgres(self, query: str) -> tuple[Any, ...]:
@@ -228,7 +236,9 @@ def fill(database: Database, count: int, filename: str, file: str | None = None,
         now = f"extract(epoch FROM clock_timestamp()) + {hold}"
     else:
         identity, no = "lower(hex(randomblob(16)))", "0"
-        numbers = f"FROM (WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) SELECT n FROM s)"
+        numbers = (
+            f"FROM (WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) SELECT n FROM s)"
+        )
         now = f"(julianday('now') - 2440587.5) * 86400.0 + {hold}"
     with database.write() as connection:
         connection.execute(

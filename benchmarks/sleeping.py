@@ -74,7 +74,7 @@ def _posts(settings: Settings, *, hinted: bool) -> list[Post]:
 # Here, not below: processes that are started anew import this module, and must have it too.
 Reader.read = read  # type: ignore[method-assign,assignment]
 preload.preload = lambda *_arguments: None
-crew.posts = _posts
+crew.posts = _posts  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     main()

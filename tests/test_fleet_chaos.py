@@ -85,8 +85,8 @@ def test_every_job_is_done_once_whatever_breaks(
             postgres=SetPostgres,
             replicas=3,
             nodes=3,
-            serve="fleet.doubled",
-            # Clocks of the machines do not matter, up to the 5 minutes that receivers of webhooks allow, and the 15 of S3.
+            serve=("-m", "fleet.doubled"),
+            # Their clocks do not matter, up to the 5 minutes that receivers of webhooks allow, and the 15 of S3.
             environments={
                 "api-2": off_by(240),
                 "api-3": off_by(-240),

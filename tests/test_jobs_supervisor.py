@@ -215,7 +215,7 @@ def test_a_recording_that_kills_every_worker_ends_in_error_and_the_others_are_re
             job = crew.job(poison.id)
             if job.lease_owner:
                 owners.setdefault(
-                    job.lease_owner.removeprefix(f"{socket.gethostname()}-").rpartition("-")[0], set()
+                    job.lease_owner.removeprefix(f"{socket.gethostname()}-").partition("-")[2].rpartition("-")[0], set()
                 ).add(job.lease_owner)
             return job.state == "error"
 

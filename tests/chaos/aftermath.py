@@ -121,7 +121,7 @@ def figures(subject: Subject, sent: Sequence[Sent], receiver: Receiver) -> Mappi
     row = subject.ask("SELECT sum(attempt) AS a, sum(failures) AS f, max(attempt) AS m FROM jobs")[0]
     suspects = subject.ask("SELECT count(*) AS n FROM jobs WHERE suspect")[0]
     resumed = subject.ask(
-        "SELECT count(*) AS n FROM (SELECT job_id FROM chunks GROUP BY job_id HAVING count(DISTINCT attempt) > 1) AS several"
+        "SELECT count(*) AS n FROM (SELECT job_id FROM chunks GROUP BY job_id HAVING count(DISTINCT attempt) > 1) AS x"
     )
     return {
         "starts of programs": subject.starts,

@@ -63,6 +63,7 @@ class Trouble(ABC):
 
     AWAY: ClassVar[tuple[type[Exception], ...]]
     """What a database raises that does not answer."""
+    PATIENCE: ClassVar[float] = PATIENCE
 
     def __init__(self, target: Target, seed: int, deck: Deck, *, jobs: int, lease: float) -> None:
         self.counts: Counter[str] = Counter()
@@ -92,7 +93,7 @@ class Trouble(ABC):
 
     def _await(self, moment: float) -> None:
         """Wait until so many jobs are done, or there is no more patience."""
-        end = time.monotonic() + (PATIENCE_FROZEN if self._frozen else PATIENCE)
+        end = time.monotonic() + (PATIENCE_FROZEN if self._frozen else self.PATIENCE)
         self._wait(GAP)
         while time.monotonic() < end:
             with suppress(*self.AWAY):

@@ -1,9 +1,9 @@
 """`stenograf`, with points at which it kills itself: `python -m fleet.failpoints serve`, or `worker`.
 
-A point is armed by a file of its name in the folder FAILPOINTS. The process that reaches it first takes the file away and is dead at
-once, as after SIGKILL by the kernel; the process that is started in its stead lives. The points are, for each of
-the methods below, before and after the call (`JobStore.add:begin`, `:end`), and before and after each COMMIT within it
-(`:commit`, `:committed`); and after each part of what streams to the object store or from it, and after the last
+A point is armed by a file of its name in the folder FAILPOINTS. The process that reaches it first takes the file away
+and is dead at once, as after SIGKILL; the process that is started in its stead lives. There are points before and after
+each call of the methods below (`JobStore.add:begin`, `:end`), before and after each COMMIT within them (`:commit`,
+`:committed`), after each part of what streams to the object store or from it, and after the last of them
 (`Client.put_stream:part`, `:end`).
 """
 

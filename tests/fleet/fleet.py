@@ -52,13 +52,13 @@ class Fleet:
         postgres: Callable[[], Postgres] = Postgres,
         replicas: int = 2,
         nodes: int = 2,
-        serve: str = "stenograf",
+        serve: tuple[str, ...] = ("-m", "stenograf"),
         environments: Mapping[str, Mapping[str, str]] | None = None,
         **settings: object,
     ) -> None:
         """Data and logs go to `folder`; without `storage` the recordings are in a folder that all share.
 
-        `serve` is the module of the replicas' program, before its command `serve`. `environments` are variables for some
+        `serve` is the program of the replicas, before its command `serve`. `environments` are variables for some
         programs, by their names (`api-1`, `node-2`). `settings` by their names in `stenograf.settings`; `workers` are
         the processes of a node.
         """
@@ -119,7 +119,7 @@ class Fleet:
 
     def replica(self, name: str, port: int) -> Program:
         """A replica of the API; to be started by the caller, who also ends it."""
-        command = [sys.executable, "-m", self._serve, "serve", "--port", str(port)]
+        command = [sys.executable, *self._serve, "serve", "--port", str(port)]
         return self._program(name, command)
 
     def node(self, name: str, *, by_celery: bool) -> Program:

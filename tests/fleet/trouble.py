@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,7 @@ class FleetTrouble(Trouble):
     """Works a deck off; one use."""
 
     AWAY = (psycopg.Error,)
+    PATIENCE = 2.5  # there are more blows to come, and more workers to survive them
 
     def __init__(
         self, fleet: Fleet, seed: int, deck: Deck, *, jobs: int, lease: float, disk: Path | None = None
@@ -98,7 +100,7 @@ class FleetTrouble(Trouble):
             case ["kill", "S3"]:
                 self._away(fleet.s3)
             case ["freeze", "S3"]:
-                self._held(fleet.s3)
+                self._hold_s3()
             case ["drop", *_]:
                 self._drop_hints()
             case ["set", "the", "clock", direction]:
@@ -135,13 +137,15 @@ class FleetTrouble(Trouble):
         self._wait(self._random.uniform(*AWAY_SECONDS))
         server.start()
 
-    def _held(self, server: Server | None) -> None:
-        assert server is not None
-        server.freeze()
+    def _hold_s3(self) -> None:
+        assert self._fleet.s3 is not None
+        # Its gateway alone, which looks the same from outside: the disks behind it may not recover from a freeze.
+        gateway = self._fleet.s3._processes[-1]
+        gateway.send_signal(signal.SIGSTOP)
         try:
             self._wait(self._lease + self._random.uniform(0.5, 1.5))
         finally:
-            server.wake()
+            gateway.send_signal(signal.SIGCONT)
 
     def _drop_hints(self) -> None:
         end = time.monotonic() + DROPPING_SECONDS

@@ -127,7 +127,7 @@ def _broker(service: Service) -> Check:
     if service.hints.failure is None:
         return Check(ok=True, detail="It answers.")
     failed = Check(ok=False, detail="It cannot be reached; tasks are taken in and begin when it is back.")
-    failed._reason = f"the broker {service.hints.shown} cannot be reached: {service.hints.failure}"
+    failed._reason = f"{service.hints.shown}: {service.hints.failure}"
     return failed
 
 

@@ -6,6 +6,7 @@ them is `hints.py`, who hears them `celery_app.py`. `docs/jobs.md` tells why not
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -111,13 +112,17 @@ def check_url(settings: Settings) -> str:
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        is_good = is_good and "@" not in (parts.path + (parts.hostname or ""))
+        # A / or a ? in a password ends the host for a reader of URLs: what stands before it would be shown as one.
+        is_good = is_good and "@" not in parts.path + parts.query + parts.fragment
+        if parts.scheme.startswith("redis"):
+            is_good = is_good and re.fullmatch(r"(/\d*)?", parts.path) is not None
     except ValueError:
         is_good = False
     if not is_good:
         raise SettingInvalidError(
             "The setting STENOGRAF_BROKER_URL is no address of a broker.",
-            "Write redis://:password@host:6379/0 or amqp://user:password@host:5672//, and %40 for an @ in a password.",
+            "Write redis://:password@host:6379/0 (0: the number of its database) or amqp://user:password@host:5672//. "
+            "In a password write %40 for @, %2F for /, %3A for :, %23 for # and %3F for ?.",
         )
     return url
 

@@ -21,7 +21,7 @@ from stenograf.errors import FileMissingError, StorageError
 from stenograf.jobs.bucket_client import PART, Client
 from stenograf.jobs.bucket_writing import BucketIncoming, BucketPiece, send
 from stenograf.jobs.copies import Copies
-from stenograf.jobs.files import ORPHAN_SECONDS, Stored, missing
+from stenograf.jobs.files import ORPHAN_SECONDS, Stored, expect_room, missing
 from stenograf.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ class BucketFiles:
 
     def expect_room(self, size: int = 0) -> None:
         """An object store has no end."""
+
+    def expect_room_to_read(self) -> None:
+        expect_room(self._copies.folder)
 
     def piece(self, name: str, offset: int, most: int, algorithm: str | None = None) -> BucketPiece:
         return BucketPiece(self._client, self._copies, _pieces(name), offset, most, algorithm)

@@ -118,7 +118,7 @@ def insert_new(connection: Connection, table: sa.Table, values: Mapping[str, Any
 
 
 def _kind(url: str) -> Kind:
-    from stenograf.jobs.postgres import Postgres
+    from stenograf.jobs.postgres import Postgres, unreadable
     from stenograf.jobs.sqlite import Sqlite
 
     try:
@@ -129,6 +129,8 @@ def _kind(url: str) -> Kind:
         case "sqlite":
             return Sqlite(parsed)
         case "postgresql" | "postgres":
+            if url.count("@") > 1:  # the second may stand in a password, of which a part would be shown as the host
+                raise unreadable()
             return Postgres(parsed)
         case other:
             raise _unusable(f"Databases of the kind {other} cannot be used.")

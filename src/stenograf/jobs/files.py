@@ -122,6 +122,10 @@ class FileStore(Protocol):
         """Raises `DiskFullError` where there is no room for so many bytes, and a reserve beside them."""
         ...
 
+    def expect_room_to_read(self) -> None:
+        """Raises `DiskFullError` where this machine has no room for copies that are to be read."""
+        ...
+
     def piece(self, name: str, offset: int, most: int, algorithm: str | None = None) -> Piece:
         """The next piece of a file that comes in pieces, from `offset`, which is what `received` gives.
 

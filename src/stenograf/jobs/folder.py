@@ -152,6 +152,9 @@ class LocalFiles:
     def expect_room(self, size: int = 0) -> None:
         expect_room(self.folder, size)
 
+    def expect_room_to_read(self) -> None:
+        """It is read where it lies."""
+
     def piece(self, name: str, offset: int, most: int, algorithm: str | None = None) -> LocalPiece:
         self.expect_room()
         return LocalPiece(self._uploads / name, offset, most, algorithm)

@@ -36,6 +36,12 @@ MOST = 500
 
 STOP_SECONDS = 2.0
 
+UNASKED = "it was not asked yet"
+"""The failure of a broker that was not reached so far, and not tried either."""
+
+REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
+"""Errors of redis and amqp: the broker is there, and wants another user or password."""
+
 Target = tuple[Lane, Need, bool]
 """Where a hint goes: the queue, and whether it is for jobs over which a worker died."""
 
@@ -50,7 +56,7 @@ class Hints:
         self._app: Celery = broker_app(settings)
         self.shown = shown(settings.broker or "")
         """The broker's address for people."""
-        self.failure: str | None = "it was not asked yet"
+        self.failure: str | None = UNASKED
         """Why the broker cannot be reached; None while it can."""
         self._owed: Counter[Target] = Counter()
         """Hints that were promised to the database and could not be sent."""
@@ -125,7 +131,9 @@ class Hints:
             self._app.send_task(
                 TASK,
                 kwargs={"lane": lane, "need": need, "suspects": suspects},
-                queue=self._app.amqp.queues[queue_name(self._settings, lane, need)],
+                # To the queue itself. A Redis that was emptied knows of no exchange any more, and tells nobody so.
+                exchange="",
+                routing_key=queue_name(self._settings, lane, need),
                 producer=producer,
                 ignore_result=True,
                 retry=False,
@@ -157,13 +165,19 @@ class Hints:
     def _failed(self, error: Exception) -> None:
         self._close()
         known = isinstance(error, OSError | KombuError) or type(error).__module__.startswith(("redis", "amqp", "kombu"))
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        if self.failure is None or not known or self.failure == "it was not asked yet":
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(text.split()).rstrip(".") or type(error).__name__
+        if self.failure in (None, UNASKED) or (not known and self.failure != reason):
+            is_refusal = type(error).__name__ in REFUSALS
             log.error(
-                "The broker %s cannot be reached: %s. Tasks are taken in all the same, and begin when it is back; "
-                "it is tried again every few seconds.",
+                "The broker %s %s: %s. %s Tasks are taken in all the same, and begin when it is back; it is tried "
+                "again every few seconds.",
                 self.shown,
+                "refuses us" if is_refusal else "cannot be reached",
                 reason,
+                "Check the user and the password in STENOGRAF_BROKER_URL, and what that user may do."
+                if is_refusal
+                else "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
                 exc_info=None if known else error,
             )
         self.failure = reason

@@ -35,12 +35,17 @@ class Post:
     """How far it gives way to other processes, 0 to 19: the service must answer while all processors compute."""
     hinted: bool = True
     """Whether the process that started it takes jobs in and tells of them."""
+    service: str = ""
+    """A mark of the service that it belongs to."""
     preload: bool = False
     """Whether it loads the default model at once, if that is here."""
 
     def worker(self, pid: int) -> str:
-        """The name that the claims of a process at this post carry: no two machines share one."""
-        return f"{socket.gethostname()}-{self.name}-{pid}"
+        """The name that the claims of a process at this post carry: no two share one.
+
+        Containers may have the same host name, and the same few pids: so the service has a mark of its own in it.
+        """
+        return f"{socket.gethostname()}-{self.service}-{self.name}-{pid}"
 
     def lanes_of(self, slot: int) -> tuple[Lane, ...]:
         """The lanes of a slot: where there are several, the first is kept for short recordings."""

@@ -129,7 +129,11 @@ class Postgres:
             )
         hint = "Look into the server's log."
         if state == "42501":
-            hint = "Make the user of STENOGRAF_DATABASE_URL the owner of the database."
+            reason = f"{reason} ({_primary(error.orig)})"
+            hint = (
+                "Make the user of STENOGRAF_DATABASE_URL the owner of the database: from PostgreSQL 15 on nobody else may "
+                "make tables in its schema public."
+            )
         elif state == "53100":
             hint = "The operator must free some space."
         elif state == "53300":
@@ -141,10 +145,20 @@ def _check(url: sa.URL) -> None:
     # A password with an @ or a / in it is read as a part of the address, which is shown.
     address = f"{url.host or ''}{url.database or ''}"
     if "@" in address or "/" in address.lstrip("/") or not url.database:
-        raise DatabaseError(
-            "The URL of the database does not read as postgresql://user:password@host:port/name.",
-            "In a password write %40 for @, %2F for /, %3A for :, %23 for # and %3F for ?.",
-        )
+        raise unreadable()
+
+
+def unreadable() -> DatabaseError:
+    """The error for an address that a password may have cut in two."""
+    return DatabaseError(
+        "The URL of the database does not read as postgresql://user:password@host:port/name.",
+        "In a password write %40 for @, %2F for /, %3A for :, %23 for # and %3F for ?.",
+    )
+
+
+def _primary(error: object) -> str:
+    """What the server says in one line, in its own language; it names tables and schemas, and no passwords."""
+    return str(getattr(getattr(error, "diag", None), "message_primary", None) or "no reason was given")
 
 
 def _last_line(error: object) -> str:

@@ -16,6 +16,7 @@ from stenograf.chunk import ChunkResult
 from stenograf.errors import (
     CancelledError,
     DatabaseError,
+    DiskFullError,
     LeaseLostError,
     NoRoomError,
     OutOfMemoryError,
@@ -104,6 +105,8 @@ class Runner:
         self._on_stall = on_stall
         self._lets_short_in = lets_short_in
         self._stopping = threading.Event()
+        self._full_since = float("-inf")
+        """When it was last said that the disk is full."""
 
     def stop(self) -> None:
         """Claim nothing more; jobs under way end after their running chunks and go back to the queue."""
@@ -122,7 +125,7 @@ class Runner:
         `needs` narrows what is claimed to some of the runner's own. `patience`: how long its model may wait for room in
         the memory; None: as long as the reader sees fit.
         """
-        if self._stopping.is_set():
+        if self._stopping.is_set() or not self._can_read():
             return False
         claim = self._leases.claim(
             self._worker, lanes, needs=self._needs if needs is None else needs, suspects=suspects
@@ -133,6 +136,17 @@ class Runner:
             self._changed(claim)
             self._run(claim, patience)
             self._changed(claim)
+        return True
+
+    def _can_read(self) -> bool:
+        """Whether there is room for a recording: a machine without it would be the quickest to take them all."""
+        try:
+            self._files.expect_room_to_read()
+        except DiskFullError as error:
+            if time.monotonic() - self._full_since > REST_SECONDS:
+                self._full_since = time.monotonic()
+                log.error("nothing is read here: %s", error)
+            return False
         return True
 
     def _run(self, claim: Claim, patience: float | None) -> None:
@@ -165,7 +179,7 @@ class Runner:
                 raise LeaseLostError("cancelled, removed or taken over") from None
             self._leases.release(claim, read, **learnt)
             return "released"
-        except (NoRoomError, StorageError) as error:  # nothing is wrong with the job
+        except (NoRoomError, StorageError, DiskFullError) as error:  # nothing is wrong with the job
             read, learnt = keeping.rest()
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import threading
 import time
@@ -66,7 +67,9 @@ class Supervisor:
         self._work = work
         self._leases = leases
         needs = posts[0].needs if posts else NEEDS
-        self._posts = [*posts, Post(QUARANTINE, 1, LANES, needs=needs, suspects=True, nice=10, on_demand=True)]
+        quarantine = Post(QUARANTINE, 1, LANES, needs=needs, suspects=True, nice=10, on_demand=True)
+        mark = secrets.token_hex(3)
+        self._posts = [replace(post, service=mark) for post in (*posts, quarantine)]
         self._on_event = on_event
         self._context = multiprocessing.get_context("spawn")
         self._hands: dict[str, _Hand] = {}
