@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx2
 from capacity_plot import Points, draw
-from fleets import CALLED, KINDS, NOTE, Cost, Fleet, fill, percentile
+from fleets import CALLED, KINDS, NOTE, Cost, Fleet, cpu, fill, percentile
 from sleeping import name
 
 from stenograf.api.counters import Counter, InDatabase, InMemory, InRedis
@@ -36,10 +36,10 @@ PROCESSES = (1, 2, 4, 8)
 CHUNKS, SLEEP = 5, 0.1
 """Of a job in `workers`: with the engine alone, a process does two of them a second."""
 
-EACH = 12
+EACH = 6
 """Jobs for each process."""
 
-NO_WORK = 240
+NO_WORK = 120
 """Jobs whose engine takes no time."""
 
 WAITING = (0, 1_000, 100_000, 1_000_000)
@@ -57,6 +57,7 @@ def workers(folder: Path, points: Points) -> None:
         for count in PROCESSES:
             with tempfile.TemporaryDirectory(dir=folder) as own, Fleet(Path(own), kind) as fleet:
                 with fleet.workers(count) as program:
+                    started = fleet.cost()
                     asleep = _pace(fleet, EACH * count, name(CHUNKS, SLEEP))
                     before = fleet.cost()
                     most = _pace(fleet, NO_WORK, name(1, 0))
@@ -73,6 +74,7 @@ def workers(folder: Path, points: Points) -> None:
                 flush=True,
             )
             _show_cost(until - before, after - before, held)
+            _show_chunks(before - started, EACH * count, until - before)
 
 
 def _pace(fleet: Fleet, count: int, filename: str) -> float:
@@ -103,6 +105,20 @@ def _show_cost(work: Cost, counted: Cost, connections: int) -> None:
     print(f"{'':25}{', '.join(parts)}", flush=True)
 
 
+def _show_chunks(asleep: Cost, count: int, work: Cost) -> None:
+    """What a chunk more costs: a job of several, less one of one."""
+    figures = [
+        f"{(getattr(asleep, field) / count - getattr(work, field) / NO_WORK) / (CHUNKS - 1) * scale:.1f} {unit}"
+        for field, scale, unit in (
+            ("worker_cpu", 1e3, "ms of the workers' processor"),
+            ("database_cpu", 1e3, "ms of PostgreSQL's"),
+            ("wal_bytes", 1e-3, "kB of log"),
+        )
+        if getattr(work, field)
+    ]
+    print(f"{'':25}each further chunk: {', '.join(figures)}", flush=True)
+
+
 def queued(folder: Path, points: Points) -> None:
     """What is asked of the table while so many jobs wait."""
     for kind in ("postgres", "sqlite"):
@@ -110,16 +126,19 @@ def queued(folder: Path, points: Points) -> None:
             for count in WAITING:
                 _asked(fleet, count, points)
         print(f"{CALLED[kind]:22} a claim with {WAITING[-1]:,} waiting, over one with {WAITING[1]:,}: ", end="")
-        most, few = (points.latest("claim", kind, count) for count in (WAITING[-1], WAITING[1]))
-        print(f"{most / few:.2f}", flush=True)
+        for what in ("claim", "claim, work"):
+            most, few = (points.latest(what, kind, count) for count in (WAITING[-1], WAITING[1]))
+            print(f"{most / few:.2f} of the {'processor' if 'work' in what else 'time'}", end="  ")
+        print(flush=True)
 
 
 def _asked(fleet: Fleet, count: int, points: Points) -> None:
     fleet.clear()
     if count:
         fill(fleet.database, count, "a.ogg")
-    with fleet.database.read() as connection:
-        connection.exec_driver_sql("VACUUM ANALYZE jobs" if fleet.database.is_shared else "ANALYZE")
+    if fleet.database.is_shared:  # else its autovacuum does so, some time in the middle
+        with fleet.database.read() as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE jobs")
     leases, store = Leases(fleet.database), JobStore(fleet.database)
     bounded = JobStore(fleet.database, max_queued=10_000_000)
     last = store.add(NewJob("ann", {}, "a.ogg", size=1000))[0]
@@ -149,10 +168,15 @@ def _asked(fleet: Fleet, count: int, points: Points) -> None:
             question()
             if not count and what == "claim":
                 add()
+        before = fleet.cost().database_cpu, time.process_time()
         took = [_milliseconds(question, add if not count and what == "claim" else None) for _ in range(times)]
+        # Without the waiting for the disk, and for processors that others have.
+        servers, own = fleet.cost().database_cpu - before[0], time.process_time() - before[1]
+        work = (servers if fleet.database.is_shared else own) / times * 1e3
         points.add(what, fleet.kind, count, percentile(took, 0.5))
-        line.append(f"{what} {percentile(took, 0.5):.2f} {percentile(took, 0.95):.2f}")
-    print(f"{CALLED[fleet.kind]:22} {count:9,} waiting: {' | '.join(line)}  (ms, p50 p95)", flush=True)
+        points.add(f"{what}, work", fleet.kind, count, work)
+        line.append(f"{what} {percentile(took, 0.5):.2f} {percentile(took, 0.95):.2f} {work:.2f}")
+    print(f"{CALLED[fleet.kind]:22} {count:9,} waiting: {' | '.join(line)}  (ms: p50, p95, processor)", flush=True)
 
 
 def _milliseconds(question: Callable[[], object], before: Callable[[], None] | None = None) -> float:
@@ -170,11 +194,11 @@ def start(folder: Path, points: Points) -> None:
             tempfile.TemporaryDirectory(dir=folder) as own,
             Fleet(Path(own), kind) as fleet,
             fleet.workers(2),
-            fleet.replica(serve_workers="no") as (_, url),
+            fleet.replica(serve_workers="no") as (replica, url),
             httpx2.Client(base_url=url, timeout=60, trust_env=False) as client,
         ):
             fleet.clear()
-            posts = []
+            before, posts = cpu(*replica.processes()), []
             for number in range(STARTS):
                 body = {"file": (name(1, 0), NOTE.read_bytes())}
                 began = time.perf_counter()
@@ -185,11 +209,13 @@ def start(folder: Path, points: Points) -> None:
                 time.sleep(0.05 + number % 10 * 0.01)  # not in step with whoever looks every so often
             waits = [seconds * 1e3 for seconds in fleet.ask("SELECT started_at - created_at FROM jobs")]
             assert len(waits) == STARTS
+            taken = (cpu(*replica.processes()) - before) / STARTS * 1e3
             whole = [seconds * 1e3 for seconds in fleet.ask("SELECT finished_at - started_at FROM jobs")]
         points.add("start", kind, 1, percentile(waits, 0.5))
         for what, values in (("row to claim", waits), ("POST to 202", posts), ("claim to done", whole)):
             p50, p95 = percentile(values, 0.5), percentile(values, 0.95)
             print(f"{CALLED[kind]:22} {what:14} p50 {p50:5.1f} ms, p95 {p95:5.1f} ms", flush=True)
+        print(f"{'':22} {taken:.1f} ms of the replica's processor for each", flush=True)
 
 
 def replicas(folder: Path, points: Points) -> None:
@@ -205,22 +231,20 @@ def replicas(folder: Path, points: Points) -> None:
                     _grow(fleet, programs, "worker", count, points)
                 continue
             for count in (1, 2, 4) if kind == "redis" else (1,):
-                url = _grow(fleet, programs, "replica", count, points)
+                _grow(fleet, programs, "replica", count, points)
             for count in (1, 4) if kind == "redis" else (1,):
                 _grow(fleet, programs, "worker", count, points)
             if kind == "redis":
                 programs.close()
-                url = programs.enter_context(fleet.replica())[1]
-                _watch(fleet, url)
+                _watch(fleet, programs.enter_context(fleet.replica())[1])
 
 
-def _grow(fleet: Fleet, programs: ExitStack, what: str, count: int, points: Points) -> str:
+def _grow(fleet: Fleet, programs: ExitStack, what: str, count: int, points: Points) -> None:
     """Start programs until there are so many of a kind, and print what all that run now cost idle."""
-    url = ""
     while sum(program.name.startswith(what) for program in fleet.programs) < count:
         label = f"{what}-{len(fleet.programs)}"
         if what == "replica":
-            url = programs.enter_context(fleet.replica(label, serve_workers="no"))[1]
+            programs.enter_context(fleet.replica(label, serve_workers="no"))
         else:
             # Each as if on a machine of its own. One that was started has done a job.
             programs.enter_context(fleet.workers(1, label))
@@ -228,9 +252,8 @@ def _grow(fleet: Fleet, programs: ExitStack, what: str, count: int, points: Poin
     kinds = [program.name.partition("-")[0] for program in fleet.programs]
     idle = _idle(fleet)
     points.add(f"idle {what}", fleet.kind, count, idle.transactions / idle.at)
-    running = ", ".join(f"{kinds.count(each)} {each}s" for each in dict.fromkeys(kinds))
+    running = ", ".join(f"{kinds.count(each)} x {each}" for each in dict.fromkeys(kinds))
     _show_idle(f"{CALLED[fleet.kind]:22} {running}", idle, fleet)
-    return url
 
 
 def _show_idle(what: str, idle: Cost, fleet: Fleet) -> None:
@@ -318,9 +341,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all of them if none is named")
     parser.add_argument("--turns", type=int, default=2, help="how often each part is done")
     parser.add_argument("--plot", type=Path, help="draw `workers` and `queued` into this SVG file")
+    parser.add_argument("--points", type=Path, help="keep what was measured in this file, for the picture")
     arguments = parser.parse_args()
     parts = {"workers": workers, "queued": queued, "start": start, "replicas": replicas, "limits": limits}
-    points = Points()
+    points = Points(arguments.points)
     with tempfile.TemporaryDirectory() as made:
         for part in arguments.parts or PARTS:
             for turn in range(arguments.turns):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 330, 260, 58, 44, 40
 COLOURS = {"sqlite": "#7a7a7a", "postgres": "#1f5fa8", "redis": "#c23b22", "rabbitmq": "#e08a00", "ideal": "#9a9a9a"}
@@ -15,20 +17,35 @@ CALLED = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "with Redis", "
 class Points:
     """What was measured: a figure by what it is of, the kind of fleet and a number."""
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    def __init__(self, file: Path | None = None) -> None:
+        """`file` keeps them, so that parts which ran at different times come into one picture."""
+        self._file = file
+        self._all: list[tuple[str, str, int, float]] = []
+        if file is not None and file.exists():
+            self._all = [tuple(point) for point in json.loads(file.read_text("utf-8"))]
+        self._fresh: set[tuple[str, str]] = set()
 
     def add(self, what: str, kind: str, number: int, figure: float) -> None:
-        """Keep one."""
-        self._found.setdefault((what, kind), {}).setdefault(number, []).append(figure)
+        """Keep one; the first of a run takes the place of all that earlier runs have found."""
+        if (what, kind) not in self._fresh:
+            self._fresh.add((what, kind))
+            self._all = [point for point in self._all if point[:2] != (what, kind)]
+        self._all.append((what, kind, number, round(figure, 4)))
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps(self._all), "utf-8")
 
     def latest(self, what: str, kind: str, number: int) -> float:
         """The one that was added last."""
-        return self._found[what, kind][number][-1]
+        return self.of(what)[kind][number][-1]
 
     def of(self, what: str) -> dict[str, dict[int, list[float]]]:
         """All of one thing, by kind and number."""
-        return {kind: found for (each, kind), found in self._found.items() if each == what}
+        found: dict[str, dict[int, list[float]]] = {}
+        for each, kind, number, figure in self._all:
+            if each == what:
+                found.setdefault(kind, {}).setdefault(number, []).append(figure)
+        return found
 
 
 @dataclass(frozen=True)

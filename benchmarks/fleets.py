@@ -16,9 +16,9 @@ import psutil
 import sqlalchemy as sa
 
 from stenograf.jobs.database import Database
-from stenograf.jobs.files import files_for
 from stenograf.jobs.hints import Hints
 from stenograf.jobs.lease import Leases
+from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 
 HERE = Path(__file__).parent
@@ -102,7 +102,10 @@ class Fleet:
             self.database = Database(f"{url}?application_name=benchmark" if self.postgres else url)
             self._open.callback(self.database.close)
             self.database.migrate()
-            incoming = files_for(Settings(data_dir=self.folder, **self.told)).create()
+            runtime = Runtime(Settings(data_dir=self.folder, **self.told))
+            assert runtime.files_are_ours(claim=True)
+            runtime.database.close()
+            incoming = runtime.files.create()
             incoming.write(NOTE.read_bytes())
             self._file = incoming.commit()
             if self.postgres:

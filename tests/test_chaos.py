@@ -17,7 +17,7 @@ import pytest
 from chaos import aftermath
 from chaos.client import Client, Clients
 from chaos.receiver import SECRET, Receiver
-from chaos.recordings import Recording, meeting_in, pile_of
+from chaos.recordings import Recording, meeting_in, notes_of, pile_of
 from chaos.service import Service
 from chaos.trouble import TWO_HUNDRED, ServiceTrouble
 from stenograf.runtime import Runtime
@@ -66,7 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_every_job_is_done_once_through_kills_and_freezes(
     tmp_path: Path, runtime: Runtime, meeting: Recording, record_property: Callable[[str, object], None]
 ) -> None:
-    pile = pile_of(JOBS, SEED, runtime, meeting)
+    pile = pile_of(JOBS, SEED, notes_of(runtime), meeting)
     with Receiver(SEED) as receiver, Service(tmp_path, **SETTINGS) as service:
         began = time.monotonic()
         deck = {name: -(-count * JOBS // 200) for name, count in TWO_HUNDRED.items()}

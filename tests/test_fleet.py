@@ -61,18 +61,13 @@ def lecture(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Recor
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Over Redis. The second replica sends each hint twice."""
+    """Over Redis; each hint is sent twice."""
     for server in (Postgres, Redis):
         require(server)
-    tests = str(Path(__file__).parent)
     with Fleet(
         tmp_path_factory.mktemp("fleet"),
-        serve="fleet.doubled",
-        environments={
-            "api-1": {"PYTHONPATH": tests},
-            "api-2": {"PYTHONPATH": tests},
-            "node-gpu": {"STENOGRAF_NEEDS": "gpu"},
-        },
+        serve=("-m", "fleet.doubled"),
+        environments={"node-gpu": {"STENOGRAF_NEEDS": "gpu"}},
         gpu_models="gigaam-test",
         lease=10,
         max_models=2,
@@ -320,7 +315,7 @@ def broker_check(web: httpx2.Client, url: str) -> dict[str, Any]:
 def other(fleet: Fleet, name: str, port: int, database: str) -> Program:
     """A replica on another database."""
     program = fleet.replica(name, port)
-    program.environment |= {"STENOGRAF_DATABASE_URL": database, "PYTHONPATH": str(Path(__file__).parent)}
+    program.environment |= {"STENOGRAF_DATABASE_URL": database}
     return program
 
 

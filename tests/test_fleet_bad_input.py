@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import secrets
@@ -21,7 +22,9 @@ import pytest
 from live_server import MODELS, LiveServer, live
 from servers import S3, Postgres, RabbitMQ, Redis, free_port, require
 from stenograf.cli import patience
-from stenograf.errors import DatabaseUnreachableError
+from stenograf.errors import DatabaseError, DatabaseUnreachableError, SettingInvalidError
+from stenograf.jobs.broker import check_url
+from stenograf.jobs.database import Database
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 from work import SHORT
@@ -114,6 +117,14 @@ def expect_no_secret(text: str, *others: str) -> None:
     assert [piece for piece in pieces if piece in text] == [], text
 
 
+def loud_tracebacks(log: str) -> list[str]:
+    """The lines, above the level debug, that a traceback follows."""
+    lines = [line for line in log.splitlines() if re.match(r"\d{4}-|    Traceback", line)]
+    return [
+        line for line, after in itertools.pairwise(lines) if after.startswith("    Traceback") and " DEBUG " not in line
+    ]
+
+
 def ready(url: str) -> tuple[int, dict[str, Any]]:
     answer = httpx2.get(f"{url}/ready", trust_env=False, timeout=20)
     expect_no_secret(answer.text)
@@ -151,7 +162,7 @@ def address_of(running: Running) -> str:
     [
         ("password", "password authentication failed for user", "Check the user, the password"),
         ("name", 'database "nonesuch" does not exist', "the name of the database"),
-        ("right", "this user may not do that", "the owner of the database"),
+        ("right", "may not do that (permission denied for schema public)", "the owner of the database"),
     ],
 )
 def test_a_database_that_does_not_take_us(
@@ -195,12 +206,8 @@ def test_a_database_that_a_newer_version_made(tmp_path: Path, postgres: Postgres
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"database_url": f"postgresql://u:{WRONG}@127.0.0.1:1/name"}, id="database, @ / ? and :"),
-        pytest.param({"database_url": "postgresql://u:wr@ng@127.0.0.1:1/name"}, id="database, @"),
-        pytest.param({"broker_url": f"redis://:{WRONG}@127.0.0.1:1/0"}, id="Redis, @ / ? and :"),
-        pytest.param({"broker_url": "redis://:s3cret/1@127.0.0.1:1/0"}, id="Redis, /"),
-        pytest.param({"broker_url": f"amqp://u:{WRONG}@127.0.0.1:1//"}, id="RabbitMQ, @ / ? and :"),
-        pytest.param({"broker_url": "amqp://s3cret:12?3@127.0.0.1:1//"}, id="RabbitMQ, ?"),
+        pytest.param({"database_url": f"postgresql://u:{WRONG}@127.0.0.1:1/name"}, id="database"),
+        pytest.param({"broker_url": f"redis://:{WRONG}@127.0.0.1:1/0"}, id="broker"),
     ],
 )
 def test_a_password_that_is_not_escaped(tmp_path: Path, settings: dict[str, str]) -> None:
@@ -208,22 +215,46 @@ def test_a_password_that_is_not_escaped(tmp_path: Path, settings: dict[str, str]
         assert "%40 for @, %2F for /" in told
 
 
+@pytest.mark.parametrize("password", [WRONG, "wr@ng", "wr@ng/s3cret", "wr@ng?s3cret", "wr@ng/1?s3cret"])
+def test_a_database_whose_password_is_not_escaped(password: str) -> None:
+    with pytest.raises(DatabaseError, match="%40 for @") as caught:
+        Database(f"postgresql://u:{password}@127.0.0.1:1/name")
+    expect_no_secret(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cret/1@127.0.0.1:1/0",
+        "redis://:1?s3cret@127.0.0.1:1/0",
+        "amqp://s3cret:12?3@127.0.0.1:1//",
+        "amqp://s3cret:12#3@127.0.0.1:1//",
+        "amqp://s3cret:12/3@127.0.0.1:1//",
+        f"amqp://u:{WRONG}@127.0.0.1:1//",
+    ],
+)
+def test_a_broker_whose_password_is_not_escaped(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingInvalidError, match="%40 for @") as caught:
+        check_url(Settings(data_dir=tmp_path, broker_url=url))
+    expect_no_secret(str(caught.value))
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1/0", "redis://", "redis://127.0.0.1:99999/0", "redis://127.0.0.1:1/name", "127.0.0.1:6379"],
 )
 def test_what_is_no_address_of_a_broker(tmp_path: Path, url: str) -> None:
-    from stenograf.errors import SettingInvalidError
-    from stenograf.jobs.broker import check_url
-
     with pytest.raises(SettingInvalidError, match=r"STENOGRAF_BROKER_URL.*redis://:password@host:6379/0"):
         check_url(Settings(data_dir=tmp_path, broker_url=url))
 
 
+def test_there_is_no_broker(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalidError, match="There is no message broker"):
+        check_url(Settings(data_dir=tmp_path))
+
+
 @pytest.mark.parametrize("url", ["redis://:p%40ss@host", "rediss://:p@ss@host/3", "amqp://u:p@host:5672/place"])
 def test_addresses_of_brokers(tmp_path: Path, url: str) -> None:
-    from stenograf.jobs.broker import check_url
-
     assert check_url(Settings(data_dir=tmp_path, broker_url=url)) == url
 
 
@@ -284,7 +315,7 @@ def test_servers_that_come_later_and_go_away_for_a_while(tmp_path: Path) -> None
             postgres.__exit__()
         for one in running:
             expect_no_secret(one.log, *hidden)
-            assert "Traceback" not in one.log.replace("Connection error: network", "")
+            assert loud_tracebacks(one.log) == []
 
 
 @pytest.mark.parametrize("kind", ["Redis", "RabbitMQ"])
@@ -306,6 +337,21 @@ def test_a_broker_that_does_not_take_us(tmp_path: Path, kind: str, request: pyte
             assert "Traceback" not in one.log
 
 
+def test_a_queue_of_another_kind_ends_a_worker_with_an_error(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    from kombu import Connection, Exchange, Queue
+
+    name = f"odd-{secrets.token_hex(4)}"
+    with Connection(rabbitmq.url) as connection:
+        exchange = Exchange(name, type="topic", durable=True)
+        Queue(f"{name}.short.cpu", exchange, routing_key=f"{name}.short.cpu", durable=True)(connection).declare()
+    with both(tmp_path, broker_url=rabbitmq.url, queue_name=name) as (serve, worker):
+        assert worker.process.wait(60) == 1, "who runs it is to start it again"
+        serve.until_logged("PRECONDITION_FAILED", f"{name}.short.cpu")
+        assert not ready(address_of(serve))[1]["broker"]["ok"]
+        assert serve.stop() == 0
+        expect_no_secret(worker.log, rabbitmq.password)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -321,10 +367,11 @@ def test_an_object_store_that_does_not_take_us(
     told = {**s3.settings, **settings}
     with live(tmp_path, log="listens on", log_level="debug", workers="1", **told) as server:
         until_ready(server.url, "storage", False, server)
-        answer = send(server.url)
-        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
-        for text in (answer.text, server.log):
-            expect_no_secret(text, s3.secret_key, told["s3_secret_key"])
+        if "s3_endpoint" not in settings:  # else it is tried again for long: test_jobs_bucket.py
+            answer = send(server.url)
+            assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+            expect_no_secret(answer.text, s3.secret_key)
+        expect_no_secret(server.log, s3.secret_key)
         for word in words:
             assert word in server.log
         assert "Traceback" not in server.log

@@ -124,7 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         storage=S3,
         replicas=1,
         nodes=0,
-        serve="fleet.failpoints",
+        serve=("-m", "fleet.failpoints"),
         environments={"api-1": own},
         **settings,  # type: ignore[arg-type]
     )
@@ -231,7 +231,10 @@ def test_a_replica_dies_over_an_upload_in_pieces(place: Place, note: Recording, 
         place.until_back(starts)
         # Nobody asks for it: the replica finds it by itself.
         upload = path.rpartition("/")[2]
-        there = lambda: place.fleet.ask("SELECT job_id FROM uploads WHERE id = ?", upload)[0]["job_id"]  # noqa: E731
+
+        def there() -> object:
+            return place.fleet.ask("SELECT job_id FROM uploads WHERE id = ?", upload)[0]["job_id"]
+
         place.fleet.until(lambda: bool(there()), 20, "the upload became a task")
         told = client.head(path, headers=TUS)
         assert (told.status_code, told.headers["upload-offset"]) == (200, str(len(data)))

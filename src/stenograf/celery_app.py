@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 from functools import cached_property
 from typing import Any
@@ -76,9 +78,9 @@ class OwnQueues(bootsteps.Step):
         queues = parent.app.amqp.queues
         if queues._consume_from is None:
             queues.select([queue_name(settings, lane, need) for lane in LANES for need in needs_of(settings)])
-        parent.app.conf.worker_max_memory_per_child = (
-            most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
-        )
+        parent.app.conf.worker_concurrency = parent.concurrency  # the children share the machine's memory by it
+        # In KiB. The settings were read into the worker before this step is made.
+        parent.max_memory_per_child = most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
 
 
 app.steps["worker"].add(OwnQueues)
@@ -87,9 +89,9 @@ app.steps["worker"].add(OwnQueues)
 class Child:
     """What a process of the pool has."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, processes: int) -> None:
         self._name = f"{socket.gethostname()}-celery-{os.getpid()}"
-        self.runtime = Runtime(settings, processes=app.conf.worker_concurrency)
+        self.runtime = Runtime(settings, processes=processes)
         self._idle = threading.Event()
 
     @cached_property
@@ -109,6 +111,8 @@ class Child:
             on_stall=self._hung,
             # However many processes there are, all may have a meeting in their hands when a voice note comes.
             lets_short_in=lets_short_in,
+            has_others=self.runtime.is_fleet,
+            files_are_ours=self.runtime.files_are_ours,
         )
 
     def begin(self) -> None:
@@ -122,9 +126,12 @@ class Child:
     def _look_after(self) -> None:
         preload(self.runtime.reader)
         while not self._idle.wait(LOOK_SECONDS):
-            if gone := self.runtime.reader.close_idle():
-                allocation.give_back()
-                log.info("%s left the memory: nobody used it for a while", ", ".join(gone))
+            try:
+                if gone := self.runtime.reader.close_idle():
+                    allocation.give_back()
+                    log.info("%s left the memory: nobody used it for a while", ", ".join(gone))
+            except Exception:
+                log.exception("models could not be looked after")
 
     def _hung(self) -> None:
         log.critical("no headway for %g s: this process is hung and ends itself", settings.stall)
@@ -138,12 +145,14 @@ class _Children:
         self._child: Child | None = None
         self._making = threading.Lock()
         self._reading, self._writing = os.pipe()
+        self._is_forked = False
 
     @property
     def child(self) -> Child:
         with self._making:
             if self._child is None:
-                self._child = Child()
+                self._child = Child(processes=app.conf.worker_concurrency if self._is_forked else 1)
+                self._child.begin()
         return self._child
 
     def is_made(self) -> bool:
@@ -151,9 +160,12 @@ class _Children:
 
     def forked(self) -> None:
         """This is a new process of the pool."""
+        self._is_forked = True
         os.close(self._writing)  # only the parent has it now
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
-        self.child.begin()
+        # Who stops a service may signal all of its processes at once; Celery's children would die of it.
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=self.child.stop, daemon=True).start())
+        assert self.child
 
     def stop(self) -> None:
         """Tell all processes of the pool, in their parent."""
@@ -175,8 +187,11 @@ children = _Children()
 @app.task(name=TASK, acks_late=True, ignore_result=True)
 def run_one(lane: Lane, need: Need, suspects: bool = False) -> bool:
     """Work on the most urgent job of a lane and a need; False where there was none."""
+    runner = children.child.runner
     try:
-        return children.child.runner.run_one((lane,), needs=(need,), suspects=suspects)
+        # Suspects first: this process reads one job at a time, so that nobody else is in danger, and behind all other
+        # hints they would wait for long.
+        return runner.run_one((lane,), needs=(need,), suspects=True) or runner.run_one((lane,), needs=(need,))
     except StenografError as error:  # the database is out of reach; when it is back, another hint comes
         log.error("a hint could not be followed: %s", error)
         return False
@@ -204,6 +219,7 @@ def _stopping(**_: Any) -> None:
 
 def command(concurrency: int | None = None) -> list[str]:
     """The arguments of `celery worker` that suit this application, for `stenograf worker`."""
-    pool = ["--pool", "prefork", "--without-gossip", "--without-mingle"]
+    kind = "prefork" if sys.platform.startswith("linux") else "threads"  # elsewhere processes are not forked
+    pool = ["--pool", kind, "--without-gossip", "--without-mingle"]
     chosen = ["--concurrency", str(concurrency)] if concurrency else []
     return ["worker", *pool, *chosen, "--hostname", f"{settings.queue_name}@%h", "--loglevel", settings.log_level]

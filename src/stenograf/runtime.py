@@ -6,6 +6,7 @@ What only the service needs is imported when it is asked for: a command that tra
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from ipaddress import ip_network
@@ -20,6 +21,7 @@ from stenograf.settings import Settings
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+    from stenograf.jobs.belonging import Belonging
     from stenograf.jobs.crew import Crew
     from stenograf.jobs.database import Database
     from stenograf.jobs.dispatch import Event
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from stenograf.jobs.store import JobStore
     from stenograf.jobs.uploads import Uploads
     from stenograf.keys import KeyStore
+
+log = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -108,16 +112,39 @@ class Runtime:
     @cached_property
     def hints(self) -> Hints | None:
         """What tells workers on other machines of jobs; None where there is no broker. Raises `SettingInvalidError`."""
-        if self.settings.broker is None:
+        settings = self.settings
+        if settings.broker is None:
             return None
+        if not self.database.is_shared:
+            log.warning(
+                "a message broker is set, and the database is a file of this machine: other machines cannot share the "
+                "work without STENOGRAF_DATABASE_URL"
+            )
+            if settings.broker_url is None and importlib.util.find_spec("celery") is None:
+                return None  # REDIS_HOST may be another program's
         require_cluster()
         from stenograf.jobs.hints import Hints
 
         return Hints(self.settings, self.leases)
 
+    def files_are_ours(self, *, claim: bool = False) -> bool:
+        """Whether the recordings belong to the database; see `Belonging.holds`. On one machine there is no doubt."""
+        return not (self.is_fleet or self.settings.storage_url) or self._belonging.holds(claim=claim)
+
+    @cached_property
+    def _belonging(self) -> Belonging:
+        from stenograf.jobs.belonging import Belonging
+
+        return Belonging(self.database, self.files)
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether other machines may work on the same jobs."""
+        return self.database.is_shared
+
     def tell_others(self, event: Event) -> None:
         """Tell the services of other machines what changed, where there can be any."""
-        if self.database.is_shared:
+        if self.is_fleet:
             from stenograf.jobs.nudges import tell
 
             tell(self.database, event)
@@ -146,6 +173,7 @@ class Runtime:
             work=partial(work, self.settings) if self.settings.transcribes or not hinted else None,
             hinted=hinted,
             on_event=on_event,
+            files_are_ours=partial(self.files_are_ours, claim=hinted),
         )
 
     def options(

@@ -178,8 +178,8 @@ class Settings:
         (),
     )
     serve_workers: str = _setting(
-        "Whether stenograf serve transcribes too, beside answering: yes, no, or auto, which is yes where there is no "
-        "broker.",
+        "Whether stenograf serve transcribes too, beside answering: yes, no, or auto, which is yes unless "
+        "there are a broker and PostgreSQL.",
         read.choice("auto", "yes", "no"),
         "auto",
     )
@@ -362,7 +362,8 @@ class Settings:
     @property
     def transcribes(self) -> bool:
         """Whether `stenograf serve` has workers of its own."""
-        return self.serve_workers == "yes" or (self.serve_workers == "auto" and self.broker is None)
+        is_alone = self.broker is None or self.database.startswith("sqlite")
+        return self.serve_workers == "yes" or (self.serve_workers == "auto" and is_alone)
 
     @property
     def database(self) -> str:

@@ -97,7 +97,8 @@ def check_files(subject: Subject, sent: Sequence[Sent]) -> None:
     """After a sweep every recording is there, byte by byte, and nothing else."""
     named = {row["id"]: row["file"] for row in subject.ask("SELECT id, file FROM jobs")}
     left = subject.stored()
-    assert set(left) == set(named.values())
+    lost, more = set(named.values()) - set(left), set(left) - set(named.values())
+    assert (lost, more) == (set(), set()), f"recordings that are gone: {lost}; files that nobody names: {more}"
     assert len(left) == len(sent), "two jobs share a file"
     for one in sent:
         assert left[named[one.task]] == hashlib.sha256(one.recording.path.read_bytes()).hexdigest()

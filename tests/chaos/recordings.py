@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,17 @@ def meeting_in(folder: Path, runtime: Runtime) -> Recording:
     return undisturbed(path, runtime, language="ru")
 
 
-def pile_of(jobs: int, seed: int, runtime: Runtime, meeting: Recording) -> list[Recording]:
-    """So many, in a random order: of 2 to 4 s, and one of a minute and one `long` for each 200."""
+def notes_of(runtime: Runtime) -> list[Recording]:
+    """Recordings of 2 to 4 s, for either of two models, and last one of a minute."""
     notes = [undisturbed(clip(f"{name}.flac"), runtime) for name in ("ru-01", "en-01", "ru-02", "en-02", "en-03")]
     notes += [undisturbed(clip(f"ru-{number:02}.flac"), runtime, model="gigaam-test") for number in range(1, 11)]
-    long = [undisturbed(clip("en-long.ogg"), runtime), meeting]
-    pile = (long * max(jobs // 200, 1))[:jobs]
-    pile += itertools.islice(itertools.cycle(notes), jobs - len(pile))
+    return [*notes, undisturbed(clip("en-long.ogg"), runtime)]
+
+
+def pile_of(jobs: int, seed: int, notes: Sequence[Recording], meeting: Recording) -> list[Recording]:
+    """So many, in a random order: notes, and for each 200 the one of a minute and the meeting."""
+    pile = ([notes[-1], meeting] * max(jobs // 200, 1))[:jobs]
+    pile += itertools.islice(itertools.cycle(notes[:-1]), jobs - len(pile))
     random.Random(seed).shuffle(pile)
     return pile
 

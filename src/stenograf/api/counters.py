@@ -117,7 +117,8 @@ class InDatabase:
         name, quota = sa.bindparam("name", type_=sa.String), sa.bindparam("quota", type_=sa.Integer)
         seen = (
             sa.select(sa.func.count().label("count"), sa.func.min(requests.c.at).label("oldest"))
-            .where(requests.c.counted == name, requests.c.at > now - asked)
+            # What lies ahead was counted before the clock was set back.
+            .where(requests.c.counted == name, requests.c.at > now - asked, requests.c.at <= now)
             .cte("seen")
         )
         added = (
@@ -173,6 +174,10 @@ _SCRIPT = """
 local name, quota, window, counts = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]) * 1000000, ARGV[3] == 'take'
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local newest = redis.call('LINDEX', name, 0)
+if newest and tonumber(newest) > now then
+  redis.call('DEL', name)
+end
 local oldest = redis.call('LINDEX', name, -1)
 while oldest and tonumber(oldest) <= now - window do
   redis.call('RPOP', name)

@@ -7,6 +7,8 @@ them is `hints.py`, who hears them `celery_app.py`. `docs/jobs.md` tells why not
 from __future__ import annotations
 
 import re
+import ssl
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,6 +44,11 @@ class PatientConnection(Connection):
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:
         options = {"interval_start": 1.0, "interval_step": 1.0, "interval_max": RECONNECT_SECONDS, **options}
         return super()._ensure_connection(*args, **options)
+
+    @cached_property
+    def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
+        """What is tried again: all of it. RabbitMQ refuses a user whom it has yet to learn of, and passwords change."""
+        return (*self.connection_errors, *self.channel_errors)
 
 
 class PatientAMQP(AMQP):
@@ -103,6 +110,8 @@ def broker_app(settings: Settings) -> Celery:
             "global_keyprefix": "",
         },
     )
+    if url.startswith("rediss:") and "ssl_" not in urlsplit(url).query:
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}  # kombu's own way is to trust anyone
     return app
 
 
@@ -113,14 +122,16 @@ def check_url(settings: Settings) -> str:
         parts = urlsplit(url)
         is_good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
         # A / or a ? in a password ends the host for a reader of URLs: what stands before it would be shown as one.
-        is_good = is_good and "@" not in parts.path + parts.query + parts.fragment
+        is_good = is_good and not parts.fragment and "@" not in parts.path + parts.query
         if parts.scheme.startswith("redis"):
             is_good = is_good and re.fullmatch(r"(/\d*)?", parts.path) is not None
     except ValueError:
         is_good = False
     if not is_good:
         raise SettingInvalidError(
-            "The setting STENOGRAF_BROKER_URL is no address of a broker.",
+            "The setting STENOGRAF_BROKER_URL is no address of a broker."
+            if url
+            else "There is no message broker: the setting STENOGRAF_BROKER_URL is empty.",
             "Write redis://:password@host:6379/0 (0: the number of its database) or amqp://user:password@host:5672//. "
             "In a password write %40 for @, %2F for /, %3A for :, %23 for # and %3F for ?.",
         )

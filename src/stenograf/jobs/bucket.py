@@ -21,7 +21,7 @@ from stenograf.errors import FileMissingError, StorageError
 from stenograf.jobs.bucket_client import PART, Client
 from stenograf.jobs.bucket_writing import BucketIncoming, BucketPiece, send
 from stenograf.jobs.copies import Copies
-from stenograf.jobs.files import ORPHAN_SECONDS, Stored, expect_room, missing
+from stenograf.jobs.files import MARK, ORPHAN_SECONDS, Stored, expect_room, missing
 from stenograf.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class BucketFiles:
         self._client = Client(settings)
         self._copies = Copies(settings.data_dir / "work")
         self._is_told = False
+        self._mark: str | None = None
 
     @property
     def shown(self) -> str:
@@ -66,6 +67,14 @@ class BucketFiles:
 
     def expect_room(self, size: int = 0) -> None:
         """An object store has no end."""
+
+    def belongs_to(self, mark: str, *, claim: bool = False) -> bool:
+        if self._mark is None:
+            self._mark = self._client.read_small(MARK)
+        if self._mark is None and claim:
+            self._client.put_new(MARK, mark.encode())
+            self._mark = self._client.read_small(MARK)
+        return self._mark == mark
 
     def expect_room_to_read(self) -> None:
         expect_room(self._copies.folder)

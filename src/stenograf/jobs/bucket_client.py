@@ -118,6 +118,19 @@ class Client:
         with self._errors():
             obstore.put(self._store, self._folder + path, data, use_multipart=False)
 
+    def read_small(self, path: str) -> str | None:
+        """The text of a small object; None where there is none."""
+        found = self.head(path)
+        return None if found is None else self.get(path, 0, found["size"]).decode("ascii", "replace")
+
+    def put_new(self, path: str, data: bytes) -> None:
+        """Write a small object unless there is one."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._errors(), contextlib.suppress(AlreadyExistsError):
+            obstore.put(self._store, self._folder + path, data, use_multipart=False, mode="create")
+
     def put_stream(self, path: str, blocks: Iterator[bytes], size: int) -> None:
         """Write an object of at most `size` bytes (0: not known), a few parts at a time.
 
@@ -188,7 +201,7 @@ class Client:
     def unfinished(self, web: httpx2.Client, folder: str) -> tuple[tuple[str, str, float], ...]:
         """What `signing.unfinished` tells of a folder."""
         assert self.keys is not None
-        return tuple(signing.unfinished(web, self._bucket, self.keys, f"{self._folder}{folder}"))
+        return tuple(signing.unfinished(web, self._bucket, self.keys, f"{self._folder}{folder}/"))
 
     @cached_property
     def _store(self) -> S3Store:

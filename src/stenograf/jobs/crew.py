@@ -39,6 +39,7 @@ class Crew:
         work: Work | None,
         hinted: bool,
         on_event: Callable[[Event], None],
+        files_are_ours: Callable[[], bool],
     ) -> None:
         """`hinted` tells whether this process takes jobs in, and calls `wake`; for `work` see `Supervisor`.
 
@@ -49,7 +50,7 @@ class Crew:
         self._on_event = on_event
         self._webhooks = webhooks
         self._listener = Listener(database, self._heard_elsewhere) if hinted and database.is_shared else None
-        self._maintenance = Maintenance(store, leases, files, uploads, on_event=on_event)
+        self._maintenance = Maintenance(store, leases, files, uploads, on_event=on_event, files_are_ours=files_are_ours)
         self._supervisor = (
             Supervisor(leases, posts(settings, hinted=hinted), work=work, on_event=self._heard) if work else None
         )

@@ -108,13 +108,13 @@ class Database:
             ) from error
 
 
-def insert_new(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
-    """Insert a row unless there is one with its key already, also where another process does so just now.
+def insert_new(connection: Connection, table: sa.Table, *rows: Mapping[str, Any]) -> int:
+    """Insert rows, but those whose key is there already, also where another process inserts it just now.
 
-    Returns whether it is new.
+    Returns how many are new.
     """
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(make(table).values(**values).on_conflict_do_nothing()).rowcount == 1
+    return connection.execute(make(table).values(rows).on_conflict_do_nothing()).rowcount
 
 
 def _kind(url: str) -> Kind:

@@ -21,6 +21,9 @@ from stenograf.settings import Settings
 ORPHAN_SECONDS = 3600.0
 """A file that nobody names is removed at this age: its job may be on its way until then."""
 
+MARK = ".stenograf"
+"""The name of the mark that tells whose files these are."""
+
 RESERVE = 256 * 1024 * 1024
 """Bytes that are left free on the disk: the database must be able to write down what happens."""
 
@@ -165,6 +168,10 @@ class FileStore(Protocol):
 
         It comes from there with these headers Content-Disposition and Content-Type.
         """
+        ...
+
+    def belongs_to(self, mark: str, *, claim: bool = False) -> bool:
+        """Whether these are the files of the database with this mark; with `claim`, nobody's become its own."""
         ...
 
     def remove(self, name: str | None) -> None:

@@ -21,7 +21,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from stenograf.errors import OutputForbiddenError
-from stenograf.jobs.files import BLOCK, ORPHAN_SECONDS, Stored, beyond, disk_errors, expect_room, missing, too_large
+from stenograf.jobs.files import (
+    BLOCK,
+    MARK,
+    ORPHAN_SECONDS,
+    Stored,
+    beyond,
+    disk_errors,
+    expect_room,
+    missing,
+    too_large,
+)
 
 
 class LocalIncoming:
@@ -151,6 +161,21 @@ class LocalFiles:
 
     def expect_room(self, size: int = 0) -> None:
         expect_room(self.folder, size)
+
+    def belongs_to(self, mark: str, *, claim: bool = False) -> bool:
+        path = self.folder / MARK
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text("ascii") == mark
+        if not claim:
+            return False
+        with disk_errors(self.folder), contextlib.suppress(FileExistsError):
+            new = self.folder / "incoming" / uuid.uuid4().hex
+            new.write_text(mark, "ascii")
+            try:
+                path.hardlink_to(new)  # whoever sees the name sees the whole file
+            finally:
+                new.unlink()
+        return path.read_text("ascii") == mark
 
     def expect_room_to_read(self) -> None:
         """It is read where it lies."""

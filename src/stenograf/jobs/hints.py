@@ -83,7 +83,7 @@ class Hints:
             self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
-        look_at = 0.0
+        look_at, is_told = 0.0, False
         while not self._stopping.is_set():
             self._woken.wait(max(0.0, look_at - time.monotonic()))
             self._woken.clear()
@@ -94,8 +94,11 @@ class Hints:
                 continue  # the next full look tries again
             try:
                 self._look(is_full)
+                is_told = False
             except DatabaseError as error:
-                log.warning("no hints can be sent: %s", error)
+                if not is_told:
+                    log.warning("no hints can be sent: %s", error)
+                is_told = True
             except Exception as error:
                 self._failed(error)
                 look_at = time.monotonic() + RECONNECT_SECONDS / 2

@@ -105,22 +105,23 @@ class Keeping:
             if self._news.is_set() and self._ended.wait(GATHER_SECONDS):
                 return
             self._news.clear()
-            try:
-                self._write_down()
-            except LeaseLostError:
-                self.lost = True
-                return
-            except DatabaseError as error:
-                log.warning("a heartbeat could not be written: %s", error)
-                if time.monotonic() - self._renewed > self._leases.seconds:
-                    self.lost = True  # by now it may be another's
-                    return
-            except Exception:
-                log.exception("the claim cannot be kept")
-                self.lost = True  # as if frozen: the lease runs out
-                return
+            if not self.lost:
+                self._keep_on()
             if not self._aside and time.monotonic() - self._moved > self._stall:
                 self._on_stall()
+
+    def _keep_on(self) -> None:
+        try:
+            self._write_down()
+        except LeaseLostError:
+            self.lost = True
+        except DatabaseError as error:
+            log.warning("a heartbeat could not be written: %s", error)
+            if time.monotonic() - self._renewed > self._leases.seconds:
+                self.lost = True  # by now it may be another's
+        except Exception:
+            log.exception("the claim cannot be kept")
+            self.lost = True  # as if frozen: the lease runs out
 
     def _write_down(self) -> None:
         due = time.monotonic() - self._renewed >= self._leases.seconds / 3

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from stenograf.errors import LeaseLostError, StenografError, WorkerLostError
 from stenograf.jobs.clock import Clock
-from stenograf.jobs.database import Database
+from stenograf.jobs.database import Database, insert_new
 from stenograf.jobs.job import NEEDS, Claim, JobError, Lane, Need, State
 from stenograf.jobs.outbox import mend as mend_outbox
 from stenograf.jobs.outbox import promise
@@ -31,6 +31,9 @@ RETRY_SECONDS = (1.0, 10.0, 60.0)
 Described = Mapping[str, Any]
 """Columns that a worker learns on the way: `progress`, `stage`, `file`, `size`, `digest`, `filename`,
 `search`, `audio_seconds`, `model`, `engine`, `device`, `compute_type`, `language`."""
+
+LONGEST_LEASE = 3600.0
+"""Seconds; the most that the setting `lease` may be."""
 
 LONGEST_REST = 15.0
 """Seconds that a job rests at most which has not failed: it was released, as for want of memory."""
@@ -135,7 +138,9 @@ class Leases:
 
         They count as told from now on: the caller sends the hints.
         """
-        stale = sa.or_(jobs.c.dispatched_at.is_(None), jobs.c.dispatched_at < self._db.now - seconds)
+        told = jobs.c.dispatched_at
+        # One that lies ahead was written before the clock was set back.
+        stale = sa.or_(told.is_(None), told < self._db.now - seconds, told > self._db.now)
         due = sa.select(jobs.c.id).where(*self._due(lane, need, suspects), stale).order_by(*_ORDER).limit(limit)
         with self._db.read() as connection:
             if connection.execute(due.limit(1)).first() is None:
@@ -188,7 +193,7 @@ class Leases:
             self._keep(connection, claim, read)
             connection.execute(
                 transcripts.insert().values(
-                    job_id=claim.id, transcript=transcript.to_dict(), text=transcript.text.casefold()
+                    job_id=claim.id, transcript=transcript.to_dict(), text=transcript.text.casefold().replace("\0", "")
                 )
             )
             promise(connection, row["finished_at"], row, "done")
@@ -260,11 +265,13 @@ class Leases:
             by_the_jump = jobs.c.lease_until.between(now - jump - self.seconds, now)
             updates = [jobs.update().where(held, by_the_jump).values(lease_until=until)]
         else:
+            # Without a jump nothing is known, and other machines may have longer leases.
+            longest_lease = self.seconds if jump else LONGEST_LEASE
             longest = sa.case((jobs.c.failures > 0, RETRY_SECONDS[-1]), else_=LONGEST_REST)
             updates = [
                 jobs.update().where(jobs.c.state == "queued", jobs.c.run_at > now + longest).values(run_at=now),
                 jobs.update()
-                .where(held, jobs.c.lease_until > now + self.seconds)
+                .where(held, jobs.c.lease_until > now + longest_lease)
                 .values(lease_until=now + self.seconds),
             ]
         with self._db.write() as connection:
@@ -298,7 +305,8 @@ class Leases:
             rows = [
                 {"job_id": claim.id, "index": c.index, "attempt": claim.attempt, "result": chunk_to(c)} for c in read
             ]
-            connection.execute(chunks.insert(), rows)
+            # A commit whose answer was lost is repeated; by the fence nobody else has written meanwhile.
+            insert_new(connection, chunks, *rows)
 
     def _to_rest(self, connection: Connection, claim: Claim, state: State, **columns: Any) -> RowMapping:
         return self._fenced(connection, claim, **{**columns, **at_rest(self._db, state, self._retention)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from stenograf.errors import StenografError
+from stenograf.errors import StenografError, StorageError
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.lease import Leases
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 REAP_SECONDS = 1.0
 RETENTION_SECONDS = 15.0
 SWEEP_SECONDS = 900.0
+
+STOP_SECONDS = 10.0
+"""How long a stop waits for what is under way."""
 
 
 class Maintenance:
@@ -32,24 +35,34 @@ class Maintenance:
         uploads: Uploads,
         *,
         on_event: Callable[[Event], None],
+        files_are_ours: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`files_are_ours` tells whether the files belong to this database: else nothing is swept."""
         self._store = store
         self._leases = leases
         self._files = files
         self._uploads = uploads
         self._on_event = on_event
+        self._files_are_ours = files_are_ours
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        # What waits for files must not keep the reaper, by whom jobs of dead workers go on.
+        slow = {self.sweep: SWEEP_SECONDS, self.expire: RETENTION_SECONDS, self.tend_uploads: RETENTION_SECONDS}
+        self._threads = [
+            threading.Thread(target=self._run, args=({self.reap: REAP_SECONDS},), name="reaper", daemon=True),
+            threading.Thread(target=self._run, args=(slow,), name="maintenance", daemon=True),
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End, and wait until it has."""
+        """End, and wait until it has; not for long, as what is cut off is done again."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(STOP_SECONDS)
 
     def reap(self) -> None:
         """Take jobs whose lease ran out back."""
@@ -64,9 +77,14 @@ class Maintenance:
         count = 0
         while found := self._store.expired():
             for job in found:
+                if self._stopping.is_set():
+                    return count
                 if self._store.remove_expired(job.id):
-                    self._files.remove(job.file)
                     count += 1
+                    try:
+                        self._files.remove(job.file)
+                    except StorageError as error:
+                        log.warning("the sweep will remove a recording that cannot be removed now: %s", error)
         if count:
             log.info("%d tasks were removed: their time was over", count)
         return count
@@ -83,6 +101,13 @@ class Maintenance:
         """Remove files that nobody names, old idempotency keys and counted requests; returns how many files."""
         self._store.forget_keys()
         self._store.forget_requests()
+        if not self._files_are_ours():
+            log.error(
+                "%s holds the recordings of another database: nothing there is swept. Check STENOGRAF_DATABASE_URL and "
+                "STENOGRAF_STORAGE_URL; each installation needs a folder of its own",
+                self._files.shown,
+            )
+            return 0
         gone = self._files.sweep(self._named)
         if gone:
             log.info("%d files that no task names were removed", gone)
@@ -93,13 +118,7 @@ class Maintenance:
         named = self._uploads.files()
         return named | self._store.files()
 
-    def _run(self) -> None:
-        every = {
-            self.reap: REAP_SECONDS,
-            self.expire: RETENTION_SECONDS,
-            self.tend_uploads: RETENTION_SECONDS,
-            self.sweep: SWEEP_SECONDS,
-        }
+    def _run(self, every: Mapping[Callable[[], object], float]) -> None:
         due = dict.fromkeys(every, 0.0)
         while not self._stopping.wait(REAP_SECONDS):
             for task, at in due.items():
@@ -110,4 +129,4 @@ class Maintenance:
                     except StenografError as error:
                         log.error("%s", error)
                     except Exception:
-                        log.exception("maintenance could not %s", task.__name__)
+                        log.exception("maintenance could not %s", getattr(task, "__name__", task))

@@ -11,7 +11,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from stenograf.jobs.database import insert_new
 from stenograf.jobs.job import State
 from stenograf.jobs.tables import silenced, webhooks
 
@@ -80,12 +79,11 @@ def completed(body: str, public_url: str | None) -> bytes:
     return _compact(message).encode()
 
 
-def silence(connection: Connection, owner: str, url: str, now: sa.ColumnElement[float]) -> int:
-    """Send no more to an address: nothing is promised to it from now on, and what waits has failed.
+def silence(connection: Connection, owner: str, url: str) -> int:
+    """An address is among the `silenced`: what waits for it has failed.
 
     Returns how many messages waited. The same address of another owner is left alone.
     """
-    insert_new(connection, silenced, {"owner": owner, "url": url, "created_at": now})
     waiting = webhooks.update().where(webhooks.c.owner == owner, webhooks.c.url == url, webhooks.c.state == "pending")
     gone = waiting.values(state="failed", failure="Its address has answered 410 to another message.", lease_until=None)
     return connection.execute(gone).rowcount

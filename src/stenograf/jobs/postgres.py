@@ -84,7 +84,6 @@ class Postgres:
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,  # milliseconds until a connection whose peer is gone is given up
-            "options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s -c lock_timeout={LOCK_SECONDS}s",
         }
         self.engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
@@ -95,6 +94,7 @@ class Postgres:
             pool_pre_ping=True,  # after a restart of the server nobody is given a dead connection
             isolation_level="AUTOCOMMIT",
         )
+        sa.event.listen(self.engine, "connect", _guard)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -121,6 +121,10 @@ class Postgres:
                 "Check the user, the password and the name of the database in STENOGRAF_DATABASE_URL; "
                 "the server's log may tell more.",
             )
+        if isinstance(error, sa.exc.DataError):
+            return DatabaseError(
+                f"The database {self.shown} cannot keep this: {_last_line(error.orig)}.", "Leave it out."
+            )
         if error.connection_invalidated or state in (None, "57P01", "57P02", "57P03"):
             reason = refusal[1] if refusal else reason.rpartition("failed: ")[2]
             return DatabaseUnreachableError(
@@ -131,14 +135,21 @@ class Postgres:
         if state == "42501":
             reason = f"{reason} ({_primary(error.orig)})"
             hint = (
-                "Make the user of STENOGRAF_DATABASE_URL the owner of the database: from PostgreSQL 15 on nobody else may "
-                "make tables in its schema public."
+                "Make the user of STENOGRAF_DATABASE_URL the owner of the database: from PostgreSQL 15 on nobody else "
+                "may make tables in its schema public."
             )
         elif state == "53100":
             hint = "The operator must free some space."
         elif state == "53300":
             hint = "Raise max_connections, or run fewer processes: docs/capacity.md."
         return DatabaseError(f"The database {self.shown} cannot be used: {reason}.", hint)
+
+
+def _guard(connection: Any, _record: Any) -> None:
+    # Not as options of the connection: a URL may have its own, and PgBouncer takes none.
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
 
 
 def _check(url: sa.URL) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from stenograf import logs
 from stenograf.audio import AudioReader
@@ -16,10 +16,14 @@ from stenograf.chunk import ChunkResult
 from stenograf.errors import (
     CancelledError,
     DatabaseError,
+    DeviceUnavailableError,
     DiskFullError,
+    EngineMissingError,
     LeaseLostError,
+    ModelNotInstalledError,
     NoRoomError,
     OutOfMemoryError,
+    OutputForbiddenError,
     StenografError,
     StorageError,
     unexpected,
@@ -35,10 +39,15 @@ from stenograf.reader import Reader
 from stenograf.transcriber import Progress, Transcriber
 from stenograf.transcript import Transcript
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 REST_SECONDS = 10.0
 """A job goes back to the queue for so long where the memory has no room for its model, or the object store is away."""
+
+MACHINES = 10
+"""A job that no machine could read in so many attempts, for want of a model or a device, ends in error."""
 
 FETCH_SECONDS = 3600.0
 """How long the download of a recording may take."""
@@ -67,6 +76,18 @@ class Limits:
     """Seconds without headway after which the worker is taken for hung."""
 
 
+_THE_MACHINES = (
+    DiskFullError,
+    OutputForbiddenError,
+    EngineMissingError,
+    DeviceUnavailableError,
+    ModelNotInstalledError,
+)
+"""What is wrong with a machine, and not with a job."""
+
+_NOT_THE_JOBS = (NoRoomError, StorageError, *_THE_MACHINES)
+
+
 class _Moved(Exception):  # noqa: N818 - no error
     """The job belongs to another lane."""
 
@@ -87,12 +108,16 @@ class Runner:
         tell: Callable[[Event], None] = lambda _event: None,
         on_stall: Callable[[], None] = lambda: None,
         lets_short_in: bool = False,
+        has_others: bool = False,
+        files_are_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         """`worker` is the name that claims carry, `needs` what its machine has.
 
         `tell` hears of everything that changes.
 
         With `lets_short_in` a long job lets short ones in between two of its chunks: for a worker with one slot.
+        `has_others` tells that workers of other machines may do what this one cannot, `files_are_ours` whether the
+        recordings of this database are where this machine looks for them.
         """
         self._leases = leases
         self._files = files
@@ -105,6 +130,9 @@ class Runner:
         self._on_stall = on_stall
         self._lets_short_in = lets_short_in
         self._stopping = threading.Event()
+        self._has_others = has_others
+        self._files_are_ours = files_are_ours
+        self._rests_until = float("-inf")
         self._full_since = float("-inf")
         """When it was last said that the disk is full."""
 
@@ -138,11 +166,22 @@ class Runner:
             self._changed(claim)
         return True
 
+    def _may_suit_another(self, claim: Claim) -> bool:
+        """Whether another machine may be better off. Where none was in so many attempts, the job is told so."""
+        return self._has_others and claim.attempt < MACHINES
+
     def _can_read(self) -> bool:
-        """Whether there is room for a recording: a machine without it would be the quickest to take them all."""
+        """Whether this machine can: one that cannot would be the quickest to take all jobs."""
+        if time.monotonic() < self._rests_until:
+            return False
         try:
             self._files.expect_room_to_read()
-        except DiskFullError as error:
+            if not self._files_are_ours():
+                raise StorageError(
+                    f"{self._files.shown} does not hold the recordings of this database.",
+                    "See that it is mounted, and that STENOGRAF_UPLOAD_DIR or STENOGRAF_STORAGE_URL is the service's.",
+                )
+        except (DiskFullError, StorageError) as error:
             if time.monotonic() - self._full_since > REST_SECONDS:
                 self._full_since = time.monotonic()
                 log.error("nothing is read here: %s", error)
@@ -171,20 +210,25 @@ class Runner:
             transcript = self._transcribe(claim, keeping, patience)
         except _Moved:
             _, learnt = keeping.rest()
-            self._leases.release(claim, **{**learnt, "lane": "long"})
+            self._insist(lambda: self._leases.release(claim, **{**learnt, "lane": "long"}))
             return "moved"
         except CancelledError:
             read, learnt = keeping.rest()
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
-            self._leases.release(claim, read, **learnt)
+            self._insist(lambda: self._leases.release(claim, read, **learnt))
             return "released"
-        except (NoRoomError, StorageError, DiskFullError) as error:  # nothing is wrong with the job
+        except _NOT_THE_JOBS as error:
+            if isinstance(error, _THE_MACHINES) and not self._may_suit_another(claim):
+                return self._failed(claim, keeping, error, started)
             read, learnt = keeping.rest()
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
             log.info("put back for %g s: %s", REST_SECONDS, error)
-            self._leases.release(claim, read, rest=REST_SECONDS, **learnt)
+            self._insist(lambda: self._leases.release(claim, read, rest=REST_SECONDS, **learnt))
+            if isinstance(error, _THE_MACHINES):
+                log.error("nothing is read here for %g s: %s", REST_SECONDS, error)
+                self._rests_until = time.monotonic() + REST_SECONDS
             return "released"
         except LeaseLostError:
             raise
@@ -210,7 +254,7 @@ class Runner:
         )
         return "done"
 
-    def _insist(self, write: Callable[[], None]) -> None:
+    def _insist(self, write: Callable[[], T]) -> T:
         """Write the last word, again where the database fails just now: the lease holds a while yet."""
         until = time.monotonic() + self._leases.seconds / 2
         while True:
@@ -235,8 +279,8 @@ class Runner:
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over") from None
         if read or learnt:
-            self._leases.append(claim, read, **learnt)
-        state = self._leases.fail(claim, told)
+            self._insist(lambda: self._leases.append(claim, read, **learnt))
+        state = self._insist(lambda: self._leases.fail(claim, told))
         log.warning("failed: %s", told, extra={"code": told.code, "next": state})
         if state == "error":
             self._tell(
@@ -288,7 +332,7 @@ class Runner:
         def on_chunk(chunk: ChunkResult) -> None:
             done = chunk.end / length if length else job.progress
             keeping.keep(chunk, progress=min(done, 0.999), **({"language": chunk.language} if chunk.language else {}))
-            if self._lets_short_in and job.lane == "long":
+            if self._lets_short_in and job.lane == "long" and not job.suspect:
                 self._let_short_in(keeping)
 
         return self._models.reader.read(

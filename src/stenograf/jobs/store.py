@@ -188,7 +188,7 @@ class JobStore:
             query = query.where(jobs.c.owner == owner)
         if states:
             query = query.where(jobs.c.state.in_(states))
-        if text:
+        if text := (text or "").replace("\0", ""):
             said = sa.select(transcripts.c.job_id).where(transcripts.c.text.contains(text.casefold(), autoescape=True))
             query = query.where(sa.or_(jobs.c.search.contains(text.casefold(), autoescape=True), jobs.c.id.in_(said)))
         if cursor:
@@ -410,6 +410,7 @@ class JobStore:
 
 
 def _whose(job_id: str, owner: str | None) -> list[sa.ColumnElement[bool]]:
+    job_id = job_id.replace("\0", "")  # PostgreSQL takes none in a text; such a task is unknown all the same
     return [jobs.c.id == job_id] if owner is None else [jobs.c.id == job_id, jobs.c.owner == owner]
 
 
@@ -427,7 +428,7 @@ def _read_cursor(cursor: str) -> tuple[float, str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode("ascii")
         created, _, last = text.partition(" ")
-        if not math.isfinite(float(created)) or not last:
+        if not math.isfinite(float(created)) or not last or "\0" in last:
             raise ValueError
         return float(created), last
     except (binascii.Error, UnicodeError, ValueError):

@@ -87,7 +87,7 @@ class Uploads:
     def get(self, upload_id: str, owner: str | None = None) -> Upload:
         """The upload; raises `TaskUnknownError`."""
         alive = sa.or_(uploads.c.job_id.is_not(None), uploads.c.expires_at > self._db.now)
-        query = sa.select(uploads).where(uploads.c.id == upload_id, alive)
+        query = sa.select(uploads).where(uploads.c.id == upload_id.replace("\0", ""), alive)
         if owner is not None:
             query = query.where(uploads.c.owner == owner)
         with self._db.read() as connection:

@@ -25,11 +25,11 @@ from standardwebhooks import Webhook
 
 from stenograf import logs
 from stenograf.errors import OptionInvalidError, SettingInvalidError, StenografError
-from stenograf.jobs.database import Database
+from stenograf.jobs.database import Database, insert_new
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.outbound import Outbound
 from stenograf.jobs.outbox import completed, silence
-from stenograf.jobs.tables import webhooks
+from stenograf.jobs.tables import silenced, webhooks
 
 log = logging.getLogger(__name__)
 
@@ -302,13 +302,16 @@ class Webhooks:
             columns["next_at"] = self._db.now + rest
         others = 0
         with self._db.write() as connection:
+            if answer.status == 410:  # first: two who wait for each other's rows would be a deadlock
+                is_silent = {"owner": message.owner, "url": message.url, "created_at": self._db.now}
+                insert_new(connection, silenced, is_silent)
             mark = webhooks.update().where(
                 webhooks.c.id == message.id, webhooks.c.tries == message.tries, webhooks.c.state == "pending"
             )
             if connection.execute(mark.values(**columns)).rowcount != 1:
                 return
             if answer.status == 410:
-                others = silence(connection, message.owner, message.url, self._db.now)
+                others = silence(connection, message.owner, message.url)
         if outcome == "retry":
             log.info("webhook, try %d: %s It is sent again in %.0f s.", message.tries, answer.failure, rest)
         elif outcome == "failed":

@@ -68,6 +68,15 @@ class Equipment(Models, Protocol):
     def files(self) -> FileStore: ...
     @property
     def outbound(self) -> Outbound: ...
+    @property
+    def is_fleet(self) -> bool:
+        """Whether other machines may work on the same jobs."""
+        ...
+
+    def files_are_ours(self) -> bool:
+        """Whether the recordings belong to the database."""
+        ...
+
     def tell_others(self, event: Event) -> None:
         """Tell the services of other machines what changed."""
 
@@ -112,6 +121,8 @@ class Worker:
             tell=self._tell,
             on_stall=self._hung,
             needs=post.needs,
+            has_others=runtime.is_fleet,
+            files_are_ours=runtime.files_are_ours,
             lets_short_in=post.slots == 1 and post.lanes == LANES and not post.suspects,
         )
 
