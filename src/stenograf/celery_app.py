@@ -55,9 +55,11 @@ def _settings() -> Settings:
     return loaded.settings
 
 
-settings = _settings()
-
-app: Celery = broker_app(settings)
+try:
+    settings = _settings()
+    app: Celery = broker_app(settings)
+except StenografError as error:  # Celery would show a traceback
+    raise SystemExit(f"Error: {error.message}\nHint: {error.hint}") from None
 """What `celery -A stenograf.celery_app` finds."""
 
 app.conf.update(

@@ -81,9 +81,13 @@ def _by_celery(runtime: Runtime, workers: int | None, metrics_port: int | None) 
     check_url(runtime.settings)
     opened(runtime)
     runtime.database.close()  # the processes of the pool must not share a connection
+    from celery.bin.celery import celery as program
+
     from stenograf import celery_app
 
-    return int(celery_app.app.worker_main(celery_app.command(workers)) or 0)
+    # Not `worker_main`, which forgets the status.
+    program.params[0].default = celery_app.app
+    return int(program.main(args=celery_app.command(workers), standalone_mode=False) or 0)
 
 
 def _heard(metrics: Metrics, event: Event) -> None:

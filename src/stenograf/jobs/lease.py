@@ -146,9 +146,9 @@ class Leases:
             if connection.execute(due.limit(1)).first() is None:
                 return 0
         chosen = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
-        update = jobs.update().where(jobs.c.id.in_(sa.select(chosen.c.id)))
+        update = jobs.update().where(jobs.c.id.in_(sa.select(chosen.c.id))).values(dispatched_at=self._db.now)
         with self._db.write() as connection:
-            return connection.execute(update.values(dispatched_at=self._db.now)).rowcount
+            return len(connection.execute(update.returning(jobs.c.id)).all())  # SQLite's rowcount knows no WITH
 
     def still_mine(self, claims: Sequence[Claim]) -> set[str]:
         """The ids of those claims that still hold: the cheap question, asked often, that makes a cancel quick."""

@@ -120,13 +120,17 @@ class Maintenance:
 
     def _run(self, every: Mapping[Callable[[], object], float]) -> None:
         due = dict.fromkeys(every, 0.0)
+        told: dict[Callable[[], object], str] = {}
         while not self._stopping.wait(REAP_SECONDS):
             for task, at in due.items():
                 if time.monotonic() >= at:
                     due[task] = time.monotonic() + every[task]
                     try:
                         task()
+                        told.pop(task, None)
                     except StenografError as error:
-                        log.error("%s", error)
+                        if told.get(task) != str(error):  # once, however long it lasts
+                            log.error("%s", error)
+                        told[task] = str(error)
                     except Exception:
                         log.exception("maintenance could not %s", getattr(task, "__name__", task))

@@ -358,7 +358,9 @@ class Runner:
                 # Without patience: it would wait for the model that this very thread holds.
                 while not keeping.lost and self.run_one(("short",), patience=0.0):
                     pass
-        except Exception:  # the long one can go on
+        except StenografError as error:  # the long one can go on
+            log.warning("no short recording could be let in: %s", error)
+        except Exception:
             log.exception("no short recording could be let in")
 
     @staticmethod

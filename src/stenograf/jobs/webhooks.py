@@ -188,7 +188,7 @@ class Webhooks:
             return connection.execute(old).rowcount
 
     def _run(self) -> None:
-        clean_at = 0.0
+        clean_at, told = 0.0, ""
         while not self._stopping.is_set():
             try:
                 while (message := self._claim()) is not None:
@@ -196,8 +196,11 @@ class Webhooks:
                 if time.monotonic() >= clean_at:
                     clean_at = time.monotonic() + _CLEAN_SECONDS
                     self.clean()
+                told = ""
             except StenografError as error:
-                log.error("%s", error)
+                if told != str(error):  # once, however long it lasts
+                    log.error("%s", error)
+                told = str(error)
             except Exception:
                 log.exception("webhooks could not be sent")
             self._wake.wait(POLL_SECONDS)
