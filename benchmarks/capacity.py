@@ -351,8 +351,8 @@ def main() -> None:
                 print(f"\n{part}, turn {turn + 1} of {arguments.turns}; load of the machine: {_load()}", flush=True)
                 parts[part](Path(made), points)
         print(f"\nload at the end: {_load()}")
-    if arguments.plot:
-        arguments.plot.write_text(draw(points), "utf-8")
+    if arguments.plot and (picture := draw(points)):
+        arguments.plot.write_text(picture, "utf-8")
 
 
 def _load() -> str:

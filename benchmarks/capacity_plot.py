@@ -65,7 +65,7 @@ class Axis:
 
 
 def draw(points: Points) -> str:
-    """The picture, as SVG."""
+    """The picture, as SVG; empty where nothing was measured that it shows."""
     panels = []
     if asleep := points.of("asleep"):
         counts = sorted({count for found in asleep.values() for count in found})
@@ -75,6 +75,8 @@ def draw(points: Points) -> str:
         panels.append(("jobs/s, the engine takes no time", "processes", most, counts))
     if claims := points.of("claim"):
         panels.append(("a claim, ms (p50)", "jobs that wait", claims, sorted(claims["postgres"])))
+    if not panels:
+        return ""
     drawn = [
         _panel(title, below, found, ticks, (WIDTH + 10) * place)
         for place, (title, below, found, ticks) in enumerate(panels)

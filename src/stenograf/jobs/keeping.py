@@ -46,6 +46,7 @@ class Keeping:
         self._learnt: dict[str, Any] = {}
         self._moved = self._renewed = time.monotonic()
         self._aside = False
+        self._failure = ""
         self._thread = threading.Thread(target=self._keep, name=f"keep-{claim.id[:8]}", daemon=True)
         self.lost = False
         """Whether the job is another's by now, or at rest: stop, and write nothing more."""
@@ -116,7 +117,9 @@ class Keeping:
         except LeaseLostError:
             self.lost = True
         except DatabaseError as error:
-            log.warning("a heartbeat could not be written: %s", error)
+            if self._failure != str(error):  # once, however long it lasts
+                log.warning("a heartbeat could not be written: %s", error)
+            self._failure = str(error)
             if time.monotonic() - self._renewed > self._leases.seconds:
                 self.lost = True  # by now it may be another's
         except Exception:

@@ -179,7 +179,8 @@ class Runner:
             if not self._files_are_ours():
                 raise StorageError(
                     f"{self._files.shown} does not hold the recordings of this database.",
-                    "See that it is mounted, and that STENOGRAF_UPLOAD_DIR or STENOGRAF_STORAGE_URL is the service's.",
+                    "See that it is mounted, and that STENOGRAF_UPLOAD_DIR or STENOGRAF_STORAGE_URL is the service's; "
+                    "stenograf doctor tells more.",
                 )
         except (DiskFullError, StorageError) as error:
             if time.monotonic() - self._full_since > REST_SECONDS:
