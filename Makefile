@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service chaos clean
+.PHONY: help demo test servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service bench-capacity chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: $(VENV)/base.stamp  ## Transcribe the recordings in samples/.
 	@$(BIN)/python tools/demo.py
 
 test: $(VENV)/dev.stamp servers  ## Install what the tests need, and run them.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 servers:  ## Install the servers that the tests of a fleet need (Debian as root; elsewhere their tests are skipped).
 	@sh tools/servers.sh
@@ -69,8 +69,11 @@ bench-engines: $(VENV)/dev.stamp  ## Memory and time of each engine, with random
 bench-service: $(VENV)/dev.stamp  ## The service under load, against the bare engine (about 15 minutes; PARTS="beside clients" for some).
 	$(BIN)/python benchmarks/service.py $(PARTS)
 
-chaos: $(VENV)/dev.stamp  ## Kill and freeze the service while N jobs run (N=1000 by default).
-	CHAOS_JOBS=$(or $(N),1000) $(BIN)/python -m pytest tests/test_chaos.py -s
+bench-capacity: $(VENV)/dev.stamp servers  ## What a fleet's database, broker and store carry (PARTS="queued start" for some).
+	$(BIN)/python benchmarks/capacity.py $(PARTS)
+
+chaos: $(VENV)/dev.stamp servers  ## Kill and freeze the service, and a fleet with its servers, while N jobs run (N=1000 SEED=1 by default).
+	CHAOS_JOBS=$(or $(N),1000) CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest tests/test_chaos.py tests/test_fleet_chaos.py -s
 
 requirements:  ## Pin the dependencies anew (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

@@ -20,7 +20,7 @@ from stenograf.settings import Settings
 from stenograf.transcriber import Transcriber
 from work import opened
 
-pytest.register_assert_rewrite("live_server", "servers")
+pytest.register_assert_rewrite("live_server", "servers", "chaos.aftermath", "fleet.fleet")
 from live_server import live_server as live_server  # noqa: E402 - a fixture
 from servers import Postgres, rabbitmq, redis_server, s3  # noqa: E402, F401 - fixtures
 from servers import postgres as postgres  # noqa: E402 - a fixture

@@ -102,8 +102,9 @@ def holder(row: Any) -> tuple[psutil.Process, int]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The files below a folder: each one's name and SHA-256."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    """The recordings below a folder: each one's name and SHA-256. What begins with a dot is none."""
+    found = (path for path in folder.rglob("[!.]*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def until_answered(program: Program, url: str, seconds: float = 60.0) -> None:

@@ -224,7 +224,7 @@ class Fleet:
             for path in found
         }
         with httpx2.Client(trust_env=False) as web:
-            unfinished = files._client.unfinished(web, "")
+            unfinished = files._client.unfinished(web, "audio")
         return kept | {f"unfinished {key}": "" for key, *_ in unfinished}
 
     def entries(self) -> Iterator[Entry]:

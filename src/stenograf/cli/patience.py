@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import time
 
 from stenograf.errors import DatabaseError, DatabaseUnreachableError
@@ -22,6 +24,8 @@ LONGEST_PAUSE = 10.0
 
 def opened(runtime: Runtime) -> None:
     """Bring the database to today's shape, as soon as it answers. Raises `DatabaseError` where it does not."""
+    # Else the first process of a container would not hear it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     pause, tries = 0.5, 0
     while True:
