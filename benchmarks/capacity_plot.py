@@ -73,8 +73,8 @@ def draw(points: Points) -> str:
         panels.append(("jobs/s, each 0.5 s of an engine asleep", "processes", asleep | {"ideal": ideal}, counts))
     if most := points.of("no work"):
         panels.append(("jobs/s, the engine takes no time", "processes", most, counts))
-    if claims := points.of("claim"):
-        panels.append(("a claim, ms (p50)", "jobs that wait", claims, sorted(claims["postgres"])))
+    if claims := points.of("claim, work"):
+        panels.append(("a claim, ms of a processor", "jobs that wait", claims, sorted(claims["postgres"])))
     if not panels:
         return ""
     drawn = [
