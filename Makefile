@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service bench-capacity chaos clean
+.PHONY: help demo test test-all servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service bench-capacity chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,10 @@ demo: $(VENV)/base.stamp  ## Transcribe the recordings in samples/.
 	@$(BIN)/python tools/demo.py
 
 test: $(VENV)/dev.stamp servers  ## Install what the tests need, and run them.
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/dev.stamp servers  ## All tests, those that take long too (about 20 minutes).
+	REQUIRE_SERVICES=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m ""
 
 servers:  ## Install the servers that the tests of a fleet need (Debian as root; elsewhere their tests are skipped).
 	@sh tools/servers.sh
@@ -73,7 +76,7 @@ bench-capacity: $(VENV)/dev.stamp servers  ## What a fleet's database, broker an
 	$(BIN)/python benchmarks/capacity.py $(PARTS)
 
 chaos: $(VENV)/dev.stamp servers  ## Kill and freeze the service, and a fleet with its servers, while N jobs run (N=1000 SEED=1 by default).
-	CHAOS_JOBS=$(or $(N),1000) CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest tests/test_chaos.py tests/test_fleet_chaos.py -s
+	CHAOS_JOBS=$(or $(N),1000) CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest tests/test_chaos.py tests/test_fleet_chaos.py -s -m ""
 
 requirements:  ## Pin the dependencies anew (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

@@ -30,6 +30,7 @@ from stenograf.settings import Settings
 from work import SHORT
 
 pytestmark = [
+    pytest.mark.by_hand,
     pytest.mark.timeout(150),
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Celery's workers are a matter of Unix"),
 ]
@@ -248,7 +249,7 @@ def test_what_is_no_address_of_a_broker(tmp_path: Path, url: str) -> None:
 
 
 def test_there_is_no_broker(tmp_path: Path) -> None:
-    with pytest.raises(SettingInvalidError, match="There is no message broker"):
+    with pytest.raises(SettingInvalidError, match="No message broker is set"):
         check_url(Settings(data_dir=tmp_path))
 
 

@@ -745,10 +745,11 @@ def test_a_database_that_comes_back_in_time(
 def test_a_claim_that_cannot_be_kept_for_any_other_reason_is_given_up(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    holds, held = keeping(desk)
-    desk.service.leases.append(held, [chunk(0)])
+    holds, _ = keeping(desk)
+    with desk.service.database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE chunks RENAME TO away")
     with holds:
-        holds.keep(chunk(0))  # the same again: the database refuses it
+        holds.keep(chunk(0))
         wait_for(lambda: holds.lost, "the claim was given up")
     assert "the claim cannot be kept" in caplog.text
 

@@ -96,6 +96,7 @@ def compare(transcriber: Transcriber, recording: Joined, folder: Path) -> tuple[
     return process_words(recording.said, plain(" ".join(alone))), process_words(recording.said, plain(together.text))
 
 
+@pytest.mark.by_hand
 @pytest.mark.parametrize("model", ["gigaam-test", "gigaam-rnnt-test"])
 def test_ten_minutes_are_read_as_their_sentences_one_by_one(
     model: str, load_model: Callable[[str], Transcriber], tmp_path: Path

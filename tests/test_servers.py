@@ -30,6 +30,9 @@ def running(kind: type[Kind]) -> Iterator[Kind]:
         yield server
 
 
+pytestmark = pytest.mark.by_hand
+
+
 def check_freeze(server: Server) -> None:
     server.answers()
     server.freeze()

@@ -168,6 +168,8 @@ def test_every_setting_is_documented() -> None:
 
 def test_the_broker_of_earlier_services(tmp_path: Path) -> None:
     environ = {"REDIS_HOST": "redis.test", "REDIS_DB": "3", "REDIS_PASSWORD": "p@ss/w:rd", "REDIS_QUEUE_NAME": "speech"}
+    assert load(environ, directory=tmp_path).settings.transcribes  # on SQLite nobody else could
+    environ["STENOGRAF_DATABASE_URL"] = "postgresql://db.test/name"
     settings = load(environ, directory=tmp_path).settings
     assert settings.broker == "redis://:p%40ss%2Fw%3Ard@redis.test:6379/3"
     assert settings.queue_name == "speech"
