@@ -316,9 +316,9 @@ def broker_check(web: httpx2.Client, url: str) -> dict[str, Any]:
 def other(fleet: Fleet, name: str, port: int, database: str) -> Program:
     """A replica on another database."""
     program = fleet.replica(name, port)
-    # Its own folder in the bucket too: that of the fleet belongs to the fleet's database.
-    place = program.environment["STENOGRAF_STORAGE_URL"] + "-other"
-    program.environment |= {"STENOGRAF_DATABASE_URL": database, "STENOGRAF_STORAGE_URL": place}
+    # Its own folder too: that of the fleet belongs to the fleet's database.
+    place = program.environment["STENOGRAF_UPLOAD_DIR"] + "-other"
+    program.environment |= {"STENOGRAF_DATABASE_URL": database, "STENOGRAF_UPLOAD_DIR": place}
     return program
 
 
