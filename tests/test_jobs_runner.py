@@ -747,7 +747,7 @@ def test_a_claim_that_cannot_be_kept_for_any_other_reason_is_given_up(
 ) -> None:
     holds, _ = keeping(desk)
     with holds:
-        holds.keep(replace(chunk(0), language=object()))  # type: ignore[arg-type] - nothing that can be written down
+        holds.keep(replace(chunk(0), language=object()))  # type: ignore[arg-type]
         wait_for(lambda: holds.lost, "the claim was given up")
     assert "the claim cannot be kept" in caplog.text
 
