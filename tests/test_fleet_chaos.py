@@ -51,6 +51,7 @@ FORESEEN = (
     "cannot be reached",
     "does not answer",
     "nothing is read here: The disk",
+    "nothing is read here for 10 s: The disk",
     "Cannot connect to",
     "Couldn't ack",
     # A process of a pool was killed.
