@@ -67,7 +67,7 @@ install_ceph() {
     echo "Fetching Ceph of $release into .cache/servers" >&2
     mkdir -p "${ceph%/*}"
     scratch=$(mktemp -d "${ceph%/*}/new.XXXXXX")
-    mkdir -p "$scratch/lists/partial" "$scratch/archives/partial" "$scratch/root" "$scratch/ceph/bin" \
+    mkdir -p "$scratch/lists/partial" "$scratch/archives/partial" "$scratch/tree" "$scratch/ceph/bin" \
         "$scratch/ceph/lib" "$scratch/ceph/classes"
     : >"$scratch/status"
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -92,10 +92,10 @@ CONF
     # shellcheck disable=SC2086 # one word each
     (cd "$scratch/archives" && apt-get download -qq $names >&2)
     for package in "$scratch"/archives/*.deb; do
-        dpkg-deb --fsys-tarfile "$package" | tar -x -C "$scratch/root" --exclude='./usr/share' --exclude='./etc'
+        dpkg-deb --fsys-tarfile "$package" | tar -x -C "$scratch/tree" --exclude='./usr/share' --exclude='./etc'
     done
     # Only the files that are used, with the C library of their release.
-    root=$scratch/root/usr
+    root=$scratch/tree/usr
     libraries=$(echo "$root"/lib/*-linux-gnu)
     loader=$(echo "$libraries"/ld-linux*.so.*)
     cp -L "$loader" "$scratch/ceph/lib/ld.so"
