@@ -107,7 +107,6 @@ def broker_app(settings: Settings) -> Celery:
             "visibility_timeout": VISIBILITY_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "socket_timeout": ANSWER_SECONDS,
-            "global_keyprefix": "",
         },
     )
     if url.startswith("rediss:") and "ssl_" not in urlsplit(url).query:
