@@ -111,9 +111,9 @@ def serve(settings: Settings) -> Iterator[Server]:
     assert not thread.is_alive()
 
 
-def until(true: Any, seconds: float = SECONDS) -> None:
-    """Wait until `true()` is."""
+def until(true: Any, seconds: float = SECONDS, every: float = 0.01) -> None:
+    """Wait until `true()` is; it is asked every so many seconds."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
+        time.sleep(every)

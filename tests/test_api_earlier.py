@@ -210,7 +210,7 @@ def test_an_old_settings_file_starts_the_service(tmp_path: Path) -> None:
         assert said.json()["language"] == "ru"
         assert said.json()["duration"] == pytest.approx(clip.duration, abs=0.1)
         task = client.post("/transcribe/", params={"trim": "1"}, files=files, headers=key).json()["task_id"]
-        until(lambda: client.get(f"/status/{task}", headers=key).json()["status"] == "done", 60)
+        until(lambda: client.get(f"/status/{task}", headers=key).json()["status"] == "done", 60, 0.5)
         result = client.get(f"/result/{task}", headers=key).json()
         assert result["filename"] == clip.path.name
         assert result["result"]["duration"] == pytest.approx(1, abs=0.1)
