@@ -80,8 +80,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hints_module, "STALE_SECONDS", 0.5)
 
 
-def told(lane: str, need: str, *, suspects: bool = False) -> dict[str, Any]:
-    return {"lane": lane, "need": need, "suspects": suspects}
+def told(lane: str, need: str) -> dict[str, Any]:
+    return {"lane": lane, "need": need}
 
 
 def test_each_queue_hears_of_its_own(place: Place) -> None:
@@ -94,7 +94,7 @@ def test_each_queue_hears_of_its_own(place: Place) -> None:
     with started(place.hints()):
         wait_for(lambda: len(place.sent()) == 2, "two hints for short recordings", 20)
         wait_for(lambda: place.sent("short.gpu"), "one for a GPU", 20)
-    assert place.sent() == [told("short", "cpu"), told("short", "cpu", suspects=True)]
+    assert place.sent() == [told("short", "cpu"), told("short", "cpu")]
     assert place.sent("long.cpu") == [told("long", "cpu")]
     assert place.sent("short.gpu") == [told("short", "gpu")]
     assert place.sent("long.gpu") == []

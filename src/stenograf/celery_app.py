@@ -191,13 +191,12 @@ children = _Children()
 
 
 @app.task(name=TASK, acks_late=True, ignore_result=True)
-def run_one(lane: Lane, need: Need, suspects: bool = False) -> bool:
+def run_one(lane: Lane, need: Need) -> bool:
     """Work on the most urgent job of a lane and a need; False where there was none."""
     runner = children.child.runner
     try:
-        # Suspects first: this process reads one job at a time, so that nobody else is in danger, and behind all other
-        # hints they would wait for long.
-        return runner.run_one((lane,), needs=(need,), suspects=True) or runner.run_one((lane,), needs=(need,))
+        # Suspects too, and first: this process reads one job at a time, so that no other is in danger.
+        return runner.run_one((lane,), needs=(need,), suspects=None)
     except StenografError as error:  # the database is out of reach; when it is back, another hint comes
         log.error("a hint could not be followed: %s", error)
         return False

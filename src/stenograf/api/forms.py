@@ -16,12 +16,12 @@ from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from stenograf.api.disposition import content_disposition as content_disposition
 from stenograf.api.disposition import content_type, field_name, parameters, sent_filename
 from stenograf.api.disposition import safe_name as safe_name
+from stenograf.api.file_threads import run_with_files
 from stenograf.errors import (
     BadRequestError,
     RequestTimeoutError,
@@ -130,12 +130,12 @@ async def read_form(
         async for data in stream:
             body.feed(data)
             if sink is None and body.form.file is not None:
-                sink = await run_in_threadpool(open_sink, body.form.file)
+                sink = await run_with_files(open_sink, body.form.file)
             if sink is not None and len(body.pending) >= BATCH_BYTES:
-                await run_in_threadpool(sink.write, body.take())
+                await run_with_files(sink.write, body.take())
     body.finish()
     if sink is not None and body.pending:
-        await run_in_threadpool(sink.write, body.take())
+        await run_with_files(sink.write, body.take())
     return body.form
 
 

@@ -27,6 +27,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from stenograf.api.file_threads import run_with_files
 from stenograf.api.forms import IDLE_TIMEOUT_SECONDS, FilePart, read_form, safe_name
 from stenograf.api.parameters import MAX_ADDRESS_CHARACTERS, Parameters, invalid
 from stenograf.api.service import Service
@@ -183,7 +184,7 @@ async def submit(service: Service, submission: Submission) -> tuple[Job, bool]:
     file that was in its place before stays there.
     """
     # All in one thread: a request that is broken off between two steps would leave a half of it behind.
-    return await run_in_threadpool(_submit, service, submission)
+    return await run_with_files(_submit, service, submission)
 
 
 def fingerprint(recording: Recording, checked: Checked) -> str:

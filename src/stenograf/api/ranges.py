@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from stenograf.api.file_threads import streamed
 from stenograf.jobs.files import FileStore
 
 _MEDIA_TYPES = {
@@ -56,7 +57,7 @@ def stored_file(
         return Response(None, status, told, media_type)
     blocks = files.read(name, start, end)
     first = next(blocks, b"")
-    return StreamingResponse(chain((first,), blocks), status, told, media_type)
+    return StreamingResponse(streamed(chain((first,), blocks)), status, told, media_type)
 
 
 def _part(asked: str, size: int) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from stenograf.api import limits, parameters
 from stenograf.api.auth import Principal, require
 from stenograf.api.disposition import content_disposition
 from stenograf.api.errors import described, problems, public
+from stenograf.api.file_threads import with_files
 from stenograf.api.intake import Submission, check, idempotency_key, in_flight, receiving, request_id, submit
 from stenograf.api.ranges import media_type_of, stored_file
 from stenograf.api.schemas import TASKS, Task, TaskAccepted, TaskList, TranscriptOut
@@ -167,6 +168,7 @@ def task(task_id: str, service: Served, principal: Reader) -> Task:
     dependencies=REQUESTS,
     responses=problems("task_unknown"),
 )
+@with_files
 def remove(task_id: str, service: Served, principal: Sender) -> None:
     """Whatever its state: a task that is worked on is stopped."""
     job = service.store.remove(task_id, principal.view)
@@ -260,6 +262,7 @@ def download(
         **problems("task_unknown", "file_missing", "storage_unavailable"),
     },
 )
+@with_files
 def audio(request: Request, task_id: str, service: Served, principal: Reader) -> Response:
     """Takes Range and If-Range, so that a player can jump."""
     job = service.store.get(task_id, principal.view)

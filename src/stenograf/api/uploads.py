@@ -29,6 +29,7 @@ from stenograf.api import limits, parameters, tus
 from stenograf.api.auth import Principal, require
 from stenograf.api.connection import add_header, kept
 from stenograf.api.errors import described, problems
+from stenograf.api.file_threads import run_with_files, with_files
 from stenograf.api.forms import BATCH_BYTES, safe_name
 from stenograf.api.intake import Recording, check, check_suffix, lane_of, need_of, request_id
 from stenograf.api.schemas import TASKS, Wire, moment
@@ -213,6 +214,7 @@ async def patch(
     openapi_extra={"parameters": [_RESUMABLE]},
     responses={**_OTHER_VERSION, **problems("task_unknown", "queue_full")},
 )
+@with_files
 def head(upload_id: str, service: Served, principal: Sender, store: Store) -> Response:
     """Upload-Offset is where to go on; Stenograf-Task-Id and Content-Location name the task, once there is one."""
     upload, offset = _looked(service, store, upload_id, principal)
@@ -229,6 +231,7 @@ def head(upload_id: str, service: Served, principal: Sender, store: Store) -> Re
     response_model=UploadOut,
     responses=problems("task_unknown", "queue_full"),
 )
+@with_files
 def look(upload_id: str, service: Served, principal: Sender, store: Store) -> UploadOut:
     """As HEAD, in JSON; this is not a part of tus."""
     upload, offset = _looked(service, store, upload_id, principal)
@@ -255,7 +258,7 @@ async def remove(upload_id: str, principal: Sender, store: Store, order: Order) 
     """What came is removed; a task that was made of it already stays."""
     upload = await run_in_threadpool(store.get, upload_id, principal.view)
     async with order.take(upload.id):
-        await run_in_threadpool(store.remove, upload.id, principal.view)
+        await run_with_files(store.remove, upload.id, principal.view)
 
 
 @router.post("/{upload_id}", include_in_schema=False)
@@ -271,7 +274,7 @@ async def instead(
             await remove(upload_id, principal, store, order)
             return Response(status_code=204)
         case "HEAD":
-            return await run_in_threadpool(head, upload_id, service, principal, store)
+            return await head(upload_id, service, principal, store)
     raise HTTPException(405, headers={"Allow": "PATCH, HEAD, GET, DELETE, OPTIONS"})
 
 
@@ -288,7 +291,7 @@ async def _receive(
     """Take a piece in, and make the job if it was the last one."""
     algorithm, digest = tus.checksum(request)
     async with order.take(upload.id) as turn:
-        upload, here = await run_in_threadpool(_again, store, upload)
+        upload, here = await run_with_files(_again, store, upload)
         if offset != here:
             add_header(request, "Upload-Offset", str(here))
             raise TaskStateError(
@@ -297,7 +300,7 @@ async def _receive(
             )
         tus.refuse_early(request, upload.size - offset)
         if offset < upload.size:
-            piece = await run_in_threadpool(service.files.piece, upload.file, offset, upload.size, algorithm)
+            piece = await run_with_files(service.files.piece, upload.file, offset, upload.size, algorithm)
             try:
                 reached = await _fill(piece, request, turn, digest)
             finally:
@@ -306,7 +309,7 @@ async def _receive(
                 return tus.mismatch(request)
             offset = reached
         if offset == upload.size:
-            upload = await run_in_threadpool(store.finish, upload)
+            upload = await run_with_files(store.finish, upload)
             service.wake()
     return Response(status_code=status, headers={**headers, **tus.state(upload, offset)})
 
@@ -320,11 +323,11 @@ async def _fill(piece: Piece, request: Request, turn: Turn, digest: bytes | None
                 pending += data
                 if len(pending) >= BATCH_BYTES:
                     batch, pending = bytes(pending), bytearray()
-                    await run_in_threadpool(piece.write, batch)
+                    await run_with_files(piece.write, batch)
     except (ClientDisconnect, RequestTimeoutError):
-        await run_in_threadpool(_break_off, piece, bytes(pending))
+        await run_with_files(_break_off, piece, bytes(pending))
         raise
-    return await run_in_threadpool(_end, piece, bytes(pending), digest)
+    return await run_with_files(_end, piece, bytes(pending), digest)
 
 
 async def _stream(request: Request, turn: Turn) -> AsyncGenerator[bytes, None]:

@@ -21,7 +21,7 @@ from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.settings import Settings
 
 TASK = "stenograf.run_one"
-"""The name of the one kind of task there is; its arguments are `lane`, `need` and `suspects`."""
+"""The name of the one kind of task there is; its arguments are `lane` and `need`."""
 
 CONNECT_SECONDS = 2.0
 """How long the broker may take to take a connection."""

@@ -42,8 +42,8 @@ UNASKED = "it was not asked yet"
 REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
 """Errors of redis and amqp: the broker is there, and wants another user or password."""
 
-Target = tuple[Lane, Need, bool]
-"""Where a hint goes: the queue, and whether it is for jobs over which a worker died."""
+Target = tuple[Lane, Need]
+"""Where a hint goes: the queue."""
 
 
 class Hints:
@@ -112,28 +112,23 @@ class Hints:
                 if need == "gpu" and not self._settings.gpu_models and not is_full:
                     continue
                 if is_full:
-                    room = MOST - self._size(connection, lane, need)
-                    self._room[lane, need, False] = self._room[lane, need, True] = room
-                for suspects in (False, True) if is_full else (False,):
-                    self._tell(connection, (lane, need, suspects))
+                    self._room[lane, need] = MOST - self._size(connection, lane, need)
+                self._tell(connection, (lane, need))
 
     def _tell(self, connection: Connection, target: Target) -> None:
-        lane, need, suspects = target
         if (room := self._room[target] - self._owed[target]) > 0:
-            self._owed[target] += self._leases.unhinted(
-                lane, need, suspects=suspects, seconds=STALE_SECONDS, limit=room
-            )
+            self._owed[target] += self._leases.unhinted(*target, seconds=STALE_SECONDS, limit=room)
         while self._owed[target] > 0:
             self._send(connection, target)
             self._owed[target] -= 1
             self._room[target] -= 1
 
     def _send(self, connection: Connection, target: Target) -> None:
-        lane, need, suspects = target
+        lane, need = target
         with self._app.amqp.Producer(connection.default_channel, auto_declare=False) as producer:
             self._app.send_task(
                 TASK,
-                kwargs={"lane": lane, "need": need, "suspects": suspects},
+                kwargs={"lane": lane, "need": need},
                 # To the queue itself. A Redis that was emptied knows of no exchange any more, and tells nobody so.
                 exchange="",
                 routing_key=queue_name(self._settings, lane, need),

@@ -66,11 +66,11 @@ class Leases:
         self._clock: Clock | None = None
 
     def claim(
-        self, worker: str, lanes: Sequence[Lane], *, needs: Sequence[Need] = NEEDS, suspects: bool = False
+        self, worker: str, lanes: Sequence[Lane], *, needs: Sequence[Need] = NEEDS, suspects: bool | None = False
     ) -> Claim | None:
         """The most urgent job of these lanes and needs that may run now, now this worker's; None where there is none.
 
-        `suspects` takes only jobs over which a worker died, otherwise these are left out.
+        With `suspects` it is one over which a worker died, without it is none of these; None takes either, those first.
         """
         for _ in range(CLAIM_TRIES):
             # A look first: no lock is taken where there is nothing to do.
@@ -78,37 +78,40 @@ class Leases:
             if where is None:
                 return None
             with self._db.write() as connection:
-                row = connection.execute(self._claiming(worker, *where, suspects)).mappings().first()
+                row = connection.execute(self._claiming(worker, *where)).mappings().first()
             if row is not None:
                 return Claim(job_from(row), row["attempt"])
         return None
 
-    def _best_queue(self, lanes: Sequence[Lane], needs: Sequence[Need], suspects: bool) -> tuple[Lane, Need] | None:
-        """Where the most urgent job is that may run now."""
+    def _best_queue(
+        self, lanes: Sequence[Lane], needs: Sequence[Need], suspects: bool | None
+    ) -> tuple[Lane, Need, bool] | None:
+        """Where the most urgent job is that may run now: its lane, its need, and whether it is a suspect."""
         # The first of each queue, and the best of these: to sort over several would read every job that waits.
         firsts = [
-            sa.select(sa.select(jobs.c.lane, jobs.c.need, jobs.c.priority, jobs.c.run_at, jobs.c.id)
-            .where(*self._due(lane, need, suspects)).order_by(*_ORDER).limit(1).subquery())
+            sa.select(sa.select(jobs.c.lane, jobs.c.need, jobs.c.suspect, jobs.c.priority, jobs.c.run_at, jobs.c.id)
+            .where(*self._due(lane, need, suspect)).order_by(*_ORDER).limit(1).subquery())
             for lane in lanes for need in needs
+            for suspect in ((True, False) if suspects is None else (suspects,))
         ]  # fmt: skip
-        best = sa.union_all(*firsts).order_by("priority", "run_at", "id").limit(1)
+        best = sa.union_all(*firsts).order_by(sa.desc("suspect"), "priority", "run_at", "id").limit(1)
         with self._db.read() as connection:
             row = connection.execute(best).first()
-        return None if row is None else (row.lane, row.need)
+        return None if row is None else (row.lane, row.need, row.suspect)
 
-    def _due(self, lane: Lane, need: Need, suspects: bool) -> tuple[sa.ColumnElement[bool], ...]:
+    def _due(self, lane: Lane, need: Need, suspect: bool | None) -> tuple[sa.ColumnElement[bool], ...]:
         return (
             jobs.c.state == "queued",
-            jobs.c.suspect == suspects,
+            jobs.c.suspect.in_((True, False)) if suspect is None else jobs.c.suspect == suspect,  # for the index
             jobs.c.lane == lane,
             jobs.c.need == need,
             jobs.c.run_at <= self._db.now,
         )
 
-    def _claiming(self, worker: str, lane: Lane, need: Need, suspects: bool) -> sa.sql.dml.ReturningUpdate[Any]:
+    def _claiming(self, worker: str, lane: Lane, need: Need, suspect: bool) -> sa.sql.dml.ReturningUpdate[Any]:
         best = (
             sa.select(jobs.c.id)
-            .where(*self._due(lane, need, suspects))
+            .where(*self._due(lane, need, suspect))
             .order_by(*_ORDER)
             .limit(1)
             .with_for_update(skip_locked=True)  # nothing to SQLite, where one process writes at a time
@@ -133,7 +136,7 @@ class Leases:
         """Whether a claim would find something."""
         return self._best_queue(lanes, needs, suspects) is not None
 
-    def unhinted(self, lane: Lane, need: Need, *, suspects: bool = False, seconds: float, limit: int) -> int:
+    def unhinted(self, lane: Lane, need: Need, *, seconds: float, limit: int) -> int:
         """How many jobs may run now of which no worker was told in the last `seconds`, up to `limit`.
 
         They count as told from now on: the caller sends the hints.
@@ -141,7 +144,8 @@ class Leases:
         told = jobs.c.dispatched_at
         # One that lies ahead was written before the clock was set back.
         stale = sa.or_(told.is_(None), told < self._db.now - seconds, told > self._db.now)
-        due = sa.select(jobs.c.id).where(*self._due(lane, need, suspects), stale).order_by(*_ORDER).limit(limit)
+        # In no order: a hint names no job, and whoever follows it claims the most urgent one.
+        due = sa.select(jobs.c.id).where(*self._due(lane, need, None), stale).limit(limit)
         with self._db.read() as connection:
             if connection.execute(due.limit(1)).first() is None:
                 return 0

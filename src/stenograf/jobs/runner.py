@@ -145,7 +145,7 @@ class Runner:
         lanes: Sequence[Lane],
         *,
         needs: Sequence[Need] | None = None,
-        suspects: bool = False,
+        suspects: bool | None = False,
         patience: float | None = None,
     ) -> bool:
         """Claim the most urgent job of these lanes and work on it to its end; False where there was none.
