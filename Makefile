@@ -102,7 +102,7 @@ $(VENV)/base.stamp: requirements/base.txt requirements/build.txt pyproject.toml
 
 $(VENV)/dev.stamp: requirements/dev.txt requirements/openai-whisper.txt pyproject.toml $(VENV)/base.stamp
 	sh tools/setup.sh $(PYTHON) $(VENV) requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile \
 	  -r requirements/openai-whisper.txt
 	@touch $@

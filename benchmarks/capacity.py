@@ -147,7 +147,7 @@ def _asked(fleet: Fleet, count: int, points: Points) -> None:
         store.add(NewJob("ann", {}, "a.ogg", size=1000))
 
     def count_and_add() -> None:
-        bounded._counted_at = float("-inf")
+        bounded._count_at = float("-inf")
         bounded.add(NewJob("ann", {}, "a.ogg", size=1000))
 
     leases.unhinted("short", "cpu", seconds=5.0, limit=500)

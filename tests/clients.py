@@ -36,9 +36,11 @@ def client(name: str) -> Path:
     with FileLock(f"{folder}.lock", timeout=INSTALL_SECONDS):
         if not stamp.is_file() or stamp.read_text("ascii") != wanted:
             shutil.rmtree(folder, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(folder)], "no environment", name)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-            _run([*pip, "-r", str(requirements)], "not installed", name)
+            _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], "no environment", name)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
+            # All that they need is in the file, and what is never imported need not be compiled.
+            quick = ["--quiet", "--require-hashes", "--no-deps", "--no-compile"]
+            _run([*pip, *quick, "-r", str(requirements)], "not installed", name)
             stamp.write_text(wanted, "ascii")
     return python
 

@@ -79,7 +79,8 @@ def models_dir() -> Path:
 def load_model(models_dir: Path) -> Iterator[Callable[[str], Transcriber]]:
     """Loads a model of `tests/models` by name, once for all tests."""
     loaded: dict[str, Transcriber] = {}
-    runtime = Runtime(Settings(models_dir=models_dir, offline=True))
+    # A thread each: several tests run at once, and threads that spin for a core that is busy take many times as long.
+    runtime = Runtime(Settings(models_dir=models_dir, offline=True, threads=1))
 
     def load(name: str) -> Transcriber:
         if name not in loaded:

@@ -68,6 +68,7 @@ def live(folder: Path, *arguments: str, log: str = "is loaded", **settings: str)
         "default_model": "whisper-test",
         "offline": "true",
         "auth": "false",
+        "threads": "1",  # other tests run beside it
         "max_models": "2",  # nobody is to wait for one model to make way for the other
         "log_level": "info",  # whatever LOG_LEVEL says here: the log tells the port
         **settings,

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from api_server import Server, serve, settings_for, until
 from stenograf.api.file_threads import THREADS
-from stenograf.jobs.folder import LocalFiles
+from stenograf.jobs.files import FileStore, Incoming, Stored
 
 MANY = 50
 """More than there are threads."""
@@ -22,22 +21,20 @@ MANY = 50
 class Slow:
     """Files that do not come until it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileStore) -> None:
+        self._look, self._create = files.look, files.create
         self.over = threading.Event()
         self.waiting = 0
 
-    def look(self, files: LocalFiles, name: str) -> Any:
+    def look(self, name: str) -> Stored:
         self.waiting += 1
         assert self.over.wait(60)
-        return _look(files, name)
+        return self._look(name)
 
-    def create(self, files: LocalFiles) -> Any:
+    def create(self) -> Incoming:
         self.waiting += 1
         assert self.over.wait(60)
-        return _create(files)
-
-
-_look, _create = LocalFiles.look, LocalFiles.create
+        return self._create()
 
 
 @pytest.fixture
@@ -49,8 +46,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.parametrize("way", ["look", "create"])
 def test_a_store_that_does_not_answer(server: Server, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     task = f"/api/v1/tasks/{server.sent(b'sound')}"
-    slow = Slow()
-    monkeypatch.setattr(LocalFiles, way, lambda *of: getattr(slow, way)(*of))
+    slow = Slow(server.service.files)
+    monkeypatch.setattr(server.service.files, way, getattr(slow, way))
 
     def one(_number: int) -> int:
         with httpx2.Client(base_url=server.url, timeout=60, trust_env=False) as client:

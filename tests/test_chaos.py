@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,12 +30,15 @@ JOBS = int(os.environ.get("CHAOS_JOBS", "200"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 LEASE = 1.5
+READING: dict[str, Any] = {"max_models": 2, "beam_size": 1, "threads": 1}
+"""Quick: it is not about what is read, only that it is the same."""
+
 SETTINGS = {
     "lease": LEASE,
     # Who is killed at random is not to blame. That three deaths end a recording is tested in test_jobs_lease.py.
     "max_attempts": 50,
     "slots": 3,
-    "max_models": 2,
+    **READING,
     "private_networks": "127.0.0.0/8",
     "webhook_secret": SECRET,
     "auth": False,
@@ -44,7 +48,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def runtime(models_dir: Path) -> Runtime:
     """What reads the recordings undisturbed."""
-    return Runtime(Settings(models_dir=models_dir, default_model="whisper-test", offline=True, max_models=2))
+    return Runtime(Settings(models_dir=models_dir, default_model="whisper-test", offline=True, **READING))
 
 
 @pytest.fixture(scope="module")

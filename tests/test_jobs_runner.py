@@ -455,12 +455,12 @@ def test_a_long_recording_is_not_hung_while_short_ones_are_let_in(desk: Desk, mo
 
     def before(_result: ChunkResult) -> None:
         if desk.state(short.id) == "processing":
-            for _ in range(16):  # this one makes headway, the long one waits for it
-                time.sleep(0.1)
+            for _ in range(12):  # this one makes headway, the long one waits for it
+                time.sleep(0.3)
                 desk.models.headway()
 
     desk.watched.before = before
-    runner = desk.runner(lets_short_in=True, limits=Limits(stall=1.0), on_stall=lambda: hung.append(1))
+    runner = desk.runner(lets_short_in=True, limits=Limits(stall=3.0), on_stall=lambda: hung.append(1))
     runner.run_one(LANES)
     assert desk.state(short.id) == "done"
     assert hung == []

@@ -30,6 +30,7 @@ if [ ! -x "$venv/bin/pip" ]; then
 fi
 for file in "$@"; do
     echo "Installing $file" >&2
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$file"
+    # The file names all that is needed, and what is never imported need not be compiled.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile -r "$file"
 done
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

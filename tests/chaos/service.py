@@ -20,7 +20,7 @@ from stenograf.jobs.folder import LocalFiles
 
 MODELS = Path(__file__).parent.parent / "models"
 
-READS: dict[str, object] = {"models_dir": MODELS, "default_model": "whisper-test", "offline": True}
+READS: dict[str, object] = {"models_dir": MODELS, "default_model": "whisper-test", "offline": True, "threads": 1}
 """Settings: what the recordings are read with."""
 
 

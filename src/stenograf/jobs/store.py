@@ -31,7 +31,10 @@ SPEED_SECONDS = 2.0
 """How long a speed is believed before it is reckoned again."""
 
 COUNT_SECONDS = 1.0
-"""How long the length of the queue is believed."""
+"""How long the length of the queue is believed, at least."""
+
+COUNT_SHARE = 0.02
+"""The part of the time that may go into counting: a million that wait are counted every 20 s, not every second."""
 
 COUNTED_AHEAD = 10_000
 """A job's place in the queue is counted up to here; what stands further back has at least so many before it."""
@@ -81,7 +84,7 @@ class JobStore:
         self._max_queued = max_queued
         self._queued = self._added = 0
         """How many waited when they were last counted, and how many this process has added since."""
-        self._counted_at = float("-inf")
+        self._count_at = float("-inf")
         self._speed: tuple[float, float] = (DEFAULT_SPEED, float("-inf"))
         """Seconds of work for a second of sound, and when that was reckoned."""
 
@@ -393,15 +396,17 @@ class JobStore:
         return job_from(row)
 
     def _expect_room(self, connection: Connection) -> None:
-        """Raises `QueueFullError`. To count a long queue takes long: it is counted again after a second, or sooner
-        where this process alone could have filled a hundredth of it.
+        """Raises `QueueFullError`. To count a long queue takes long: it is counted again after a second or more, see
+        `COUNT_SHARE`, or sooner where this process alone could have filled a hundredth of it.
         """
         if not self._max_queued:
             return
-        is_old = time.monotonic() - self._counted_at > COUNT_SECONDS
-        if is_old or self._queued >= self._max_queued or self._added >= self._max_queued // 100:
+        began = time.monotonic()
+        if began >= self._count_at or self._queued >= self._max_queued or self._added >= self._max_queued // 100:
             query = sa.select(sa.func.count()).where(jobs.c.state == "queued")
-            self._queued, self._counted_at, self._added = int(connection.scalar(query) or 0), time.monotonic(), 0
+            self._queued, self._added = int(connection.scalar(query) or 0), 0
+            took = time.monotonic() - began
+            self._count_at = began + took + max(COUNT_SECONDS, took / COUNT_SHARE)
         if self._queued + self._added >= self._max_queued:
             raise QueueFullError(
                 f"{self._max_queued} tasks wait already, and no more are taken now.", "Send it again later."
