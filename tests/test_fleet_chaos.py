@@ -105,7 +105,6 @@ def test_every_job_is_done_once_whatever_breaks(
     record_property("chaos", found)
 
 
-@pytest.mark.by_hand
 @pytest.mark.timeout(300 + JOBS)
 def test_every_job_is_done_once_over_rabbitmq_and_a_shared_folder(
     tmp_path: Path, notes: list[Recording], meeting: Recording, record_property: Callable[[str, object], None]
