@@ -666,6 +666,14 @@ def test_config(run: Run, work: Path) -> None:
     assert rows["device"]["from"] == "default"
     shown = run("config").out
     assert "hf_secret" not in shown
+    for address, told in (
+        ("postgresql://anna:secret@db.internal:5432/name", "postgresql://...@db.internal:5432/name"),
+        ("postgresql://anna:se@c/ret@db/name", "postgresql://...@db/name"),
+        ("postgresql://db/name?password=secret", "(set)"),
+        ("redis://db/0", "redis://db/0"),
+    ):
+        rows = {row["setting"]: row for row in json.loads(run("config", "--json", STENOGRAF_DATABASE_URL=address).out)}
+        assert rows["database_url"]["value"] == told
     assert "WHISPER_BEAM_SIZE" in shown
     assert "Candidates kept" in run("config", "--help-settings").out
 

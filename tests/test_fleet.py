@@ -156,7 +156,7 @@ def test_a_task_is_cancelled_through_another_replica(fleet: Fleet, lecture: Reco
         assert answer.status_code == 200, answer.text
         assert answer.json()["status"] == "cancelled"
         assert client.look(sent.task)["status"] == "cancelled"
-        fleet.until(lambda: said(fleet, sent.task, "lost") == 1, 20, "the worker stops")
+        fleet.until(lambda: said(fleet, sent.task, "cancelled") == 1, 20, "the worker stops")
         assert time.monotonic() - told < STOP_SECONDS + SLACK_SECONDS
     assert 0 < len(fleet.chunks(sent.task)) < lecture.chunks
     assert said(fleet, sent.task, "done") == 0

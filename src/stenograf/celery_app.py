@@ -81,6 +81,7 @@ class OwnQueues(bootsteps.Step):
         queues = parent.app.amqp.queues
         if queues._consume_from is None:
             queues.select([queue_name(settings, lane, need) for lane in LANES for need in needs_of(settings)])
+        log.info("%d processes wait for hints in %s", parent.concurrency, ", ".join(sorted(queues.consume_from)))
         parent.app.conf.worker_concurrency = parent.concurrency  # the children share the machine's memory by it
         # In KiB. The settings were read into the worker before this step is made.
         parent.max_memory_per_child = most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
@@ -228,6 +229,7 @@ def command(concurrency: int | None = None) -> list[str]:
     pool = ["--pool", kind, "--without-gossip", "--without-mingle"]
     chosen = ["--concurrency", str(concurrency)] if concurrency else []
     return [
+        "--quiet",  # its banner would stand between the lines of a log in JSON
         "worker",
         *pool,
         *chosen,

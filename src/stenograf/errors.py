@@ -1,63 +1,62 @@
-"""Every error a person can meet, as one tree.
+"""Every error a person can meet, as one tree; `docs/errors.md` tells of each code what to do, as a test sees to.
 
-    StenografError
-    ├── UsageError              asked for something that cannot be done as asked
-    │   ├── SettingInvalidError     setting_invalid
-    │   ├── OptionInvalidError      option_invalid
-    │   ├── LanguageUnknownError    language_unknown
-    │   ├── FormatUnknownError      format_unknown
-    │   ├── ModelUnknownError       model_unknown
-    │   ├── AddressRefusedError     address_refused
-    │   ├── NothingToDoError        nothing_to_do
-    │   ├── BadRequestError         bad_request
-    │   ├── UnsupportedMediaTypeError  unsupported_media_type
-    │   └── RequestTimeoutError     request_timeout         (retryable)
-    ├── InputError              this recording cannot be read
-    │   ├── FileMissingError        file_missing
-    │   ├── FileForbiddenError      file_forbidden
-    │   ├── FileEmptyError          file_empty
-    │   ├── NotMediaError           not_media
-    │   ├── NoAudioError            no_audio
-    │   ├── AudioDamagedError       audio_damaged
-    │   ├── RecordingTooLongError   recording_too_long
-    │   ├── UploadTooLargeError     upload_too_large
-    │   ├── FetchFailedError        fetch_failed            (retryable)
-    │   └── FetchRefusedError       fetch_refused
-    ├── ModelError              the model cannot be had
-    │   ├── ModelNotInstalledError  model_not_installed
-    │   ├── ModelDamagedError       model_damaged
-    │   ├── ModelsReadOnlyError     models_read_only
-    │   └── DownloadFailedError     download_failed         (retryable)
-    ├── EngineError             the model cannot be run
-    │   ├── EngineMissingError      engine_missing
-    │   ├── DeviceUnavailableError  device_unavailable
-    │   ├── OutOfMemoryError        out_of_memory           (retryable)
-    │   ├── NoRoomError             no_room                 (retryable)
-    │   ├── ModelTooLargeError      model_too_large
-    │   └── EngineFailedError       engine_failed
-    ├── OutputError             the result cannot be written
-    │   ├── DiskFullError           disk_full               (retryable)
-    │   ├── OutputForbiddenError    output_forbidden
-    │   └── OutputExistsError       output_exists
-    ├── ServiceError            the service cannot do it now, or not for this caller
-    │   ├── UnauthorizedError       unauthorized
-    │   ├── ForbiddenError          forbidden
-    │   ├── TaskUnknownError        task_unknown
-    │   ├── TaskStateError          task_state
-    │   ├── IdempotencyError        idempotency_conflict
-    │   ├── RequestInFlightError    request_in_flight       (retryable)
-    │   ├── RateLimitedError        rate_limited            (retryable)
-    │   ├── QueueFullError          queue_full              (retryable)
-    │   ├── ServiceStoppingError    service_stopping        (retryable)
-    │   ├── KeyUnknownError         key_unknown
-    │   ├── DatabaseError           database_failed         (retryable)
-    │   │   └── DatabaseUnreachableError    database_unreachable    (retryable)
-    │   ├── StorageError            storage_unavailable     (retryable)
-    │   ├── WorkerLostError         worker_lost
-    │   └── LeaseLostError          lease_lost
-    └── CancelledError          cancelled
-
-`docs/errors.md` tells of each code what to do; a test holds the two together.
+StenografError
+├── UsageError              asked for something that cannot be done as asked
+│   ├── SettingInvalidError     setting_invalid
+│   ├── OptionInvalidError      option_invalid
+│   ├── LanguageUnknownError    language_unknown
+│   ├── FormatUnknownError      format_unknown
+│   ├── ModelUnknownError       model_unknown
+│   ├── AddressRefusedError     address_refused
+│   ├── NothingToDoError        nothing_to_do
+│   ├── BadRequestError         bad_request
+│   ├── UnsupportedMediaTypeError  unsupported_media_type
+│   └── RequestTimeoutError     request_timeout         (retryable)
+├── InputError              this recording cannot be read
+│   ├── FileMissingError        file_missing
+│   ├── FileForbiddenError      file_forbidden
+│   ├── FileEmptyError          file_empty
+│   ├── NotMediaError           not_media
+│   ├── NoAudioError            no_audio
+│   ├── AudioDamagedError       audio_damaged
+│   ├── RecordingTooLongError   recording_too_long
+│   ├── UploadTooLargeError     upload_too_large
+│   ├── FetchFailedError        fetch_failed            (retryable)
+│   └── FetchRefusedError       fetch_refused
+├── ModelError              the model cannot be had
+│   ├── ModelNotInstalledError  model_not_installed
+│   ├── ModelDamagedError       model_damaged
+│   ├── ModelsReadOnlyError     models_read_only
+│   └── DownloadFailedError     download_failed         (retryable)
+├── EngineError             the model cannot be run
+│   ├── EngineMissingError      engine_missing
+│   ├── DeviceUnavailableError  device_unavailable
+│   ├── OutOfMemoryError        out_of_memory           (retryable)
+│   ├── NoRoomError             no_room                 (retryable)
+│   ├── ModelTooLargeError      model_too_large
+│   └── EngineFailedError       engine_failed
+├── OutputError             the result cannot be written
+│   ├── DiskFullError           disk_full               (retryable)
+│   ├── OutputForbiddenError    output_forbidden
+│   └── OutputExistsError       output_exists
+├── ServiceError            the service cannot do it now, or not for this caller
+│   ├── UnauthorizedError       unauthorized
+│   ├── ForbiddenError          forbidden
+│   ├── TaskUnknownError        task_unknown
+│   ├── TaskStateError          task_state
+│   ├── IdempotencyError        idempotency_conflict
+│   ├── RequestInFlightError    request_in_flight       (retryable)
+│   ├── RateLimitedError        rate_limited            (retryable)
+│   ├── QueueFullError          queue_full              (retryable)
+│   ├── ServiceStoppingError    service_stopping        (retryable)
+│   ├── KeyUnknownError         key_unknown
+│   ├── DatabaseError           database_failed         (retryable)
+│   │   ├── DatabaseNewerError          database_newer
+│   │   └── DatabaseUnreachableError    database_unreachable    (retryable)
+│   ├── StorageError            storage_unavailable     (retryable)
+│   ├── WorkerLostError         worker_lost
+│   └── LeaseLostError          lease_lost
+└── CancelledError          cancelled
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ from typing import ClassVar
 class StenografError(Exception):
     """Base of all errors that this package raises on purpose.
 
-    `message` is one sentence that says what is wrong, naming the file or the value; `hint` is one sentence
-    that says what to do about it. Both are written for the person who reads them.
+    `message` says in one sentence what is wrong, naming the file or the value; `hint` in one what to do about it.
     """
 
     code: ClassVar[str] = "internal"
@@ -412,6 +410,13 @@ class DatabaseError(ServiceError):
 
     code = "database_failed"
     retryable = True
+
+
+class DatabaseNewerError(DatabaseError):
+    """A newer version of Stenograf made the database."""
+
+    code = "database_newer"
+    retryable = False
 
 
 class DatabaseUnreachableError(DatabaseError):

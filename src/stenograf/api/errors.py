@@ -90,6 +90,7 @@ STATUS: Mapping[str, int] = {
     "service_stopping": 503,
     "key_unknown": 404,
     "database_failed": 503,
+    "database_newer": 503,
     "database_unreachable": 503,
     "storage_unavailable": 503,
     "worker_lost": 500,
@@ -116,7 +117,7 @@ _RETRY_AFTER = {
 _UNTOLD = ("Something went wrong inside the service.", "Send it again; if it fails again, tell the operator.")
 _PUBLIC: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
-        ("database_failed", "database_unreachable"),
+        ("database_failed", "database_newer", "database_unreachable"),
         ("The service cannot reach its database just now.", "Send it again in a moment."),
     ),
     "storage_unavailable": ("The service cannot reach its recordings just now.", "Send it again in a moment."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import click
 
@@ -40,6 +41,12 @@ def _explain() -> None:
     print_table(table)
 
 
+def _without_secret(value: str) -> str:
+    """An address without its password, up to the last @, as a password may hold others; of all else, that it is set."""
+    address = re.fullmatch(r"([a-z0-9+]+://)(?:.*@)?([^@?/:]*(?::\d+)?(?:/[^@?:]*)?)", value, re.IGNORECASE)
+    return f"{address[1]}{'...@' if '@' in value else ''}{address[2]}" if address else "(set)"
+
+
 def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for item in documented():
@@ -47,7 +54,7 @@ def _rows(loaded: LoadedSettings) -> list[dict[str, object]]:
         if item.name == "models_dir":
             value = loaded.settings.models_path  # its default follows from data_dir
         if item.metadata["secret"] and value not in (None, ()):
-            value = "(set)"
+            value = _without_secret(str(value))
         if isinstance(value, tuple):
             value = ", ".join(value)
         origin = loaded.origins[item.name]

@@ -35,8 +35,9 @@ def opened(runtime: Runtime) -> None:
             return
         except DatabaseError as error:
             waited = time.monotonic() - began
-            is_away = isinstance(error, DatabaseUnreachableError)
-            if not runtime.database.is_shared or waited > START_SECONDS or (not is_away and tries >= REFUSALS):
+            is_refusal = not isinstance(error, DatabaseUnreachableError)
+            is_final = not error.retryable or (is_refusal and tries >= REFUSALS)
+            if is_final or not runtime.database.is_shared or waited > START_SECONDS:
                 raise
             pause = min(pause * 2, LONGEST_PAUSE)
             log.warning("try %d: %s It is tried again in %.0f s.", tries, error.message, pause)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
-from stenograf.errors import DatabaseError
+from stenograf.errors import DatabaseError, DatabaseNewerError
 
 FORBIDDEN = "42501"
 """SQLSTATE of PostgreSQL: the user lacks a right."""
@@ -75,7 +75,7 @@ class Database:
             yield connection
 
     def migrate(self) -> None:
-        """Bring the tables to today's shape; raises `DatabaseError` for a database that a newer version made."""
+        """Bring the tables to today's shape; raises `DatabaseNewerError` for what a newer version made."""
         from alembic import command
         from alembic.util.exc import CommandError
 
@@ -84,7 +84,7 @@ class Database:
             with self._errors(), self._kind.migrating() as connection, _transaction(connection):
                 command.upgrade(_alembic(connection), "head")
         except CommandError as error:
-            raise DatabaseError(
+            raise DatabaseNewerError(
                 f"The database {self.shown} was made by a newer version of Stenograf ({error}).",
                 "Update Stenograf, or use another database: STENOGRAF_DATA_DIR or STENOGRAF_DATABASE_URL.",
             ) from error

@@ -176,6 +176,12 @@ class Leases:
                 **columns,
             )
 
+    def fate(self, claim: Claim) -> str:
+        """Why a lease is lost, in a word for the log: `cancelled`, `removed`, or `lost` to another attempt."""
+        with self._db.read() as connection:
+            state = connection.scalar(sa.select(jobs.c.state).where(jobs.c.id == claim.id))
+        return "removed" if state is None else "cancelled" if state == "cancelled" else "lost"
+
     def chunks(self, claim: Claim) -> list[ChunkResult]:
         """The chunks of earlier attempts, from the first on without a hole."""
         with self._db.read() as connection:

@@ -203,7 +203,7 @@ class Runner:
             with keeping:
                 state = self._to_its_end(claim, keeping, started, patience)
         except LeaseLostError:
-            state = "lost"
+            state = self._fate(claim)
         log.info(state, extra={"attempt": claim.attempt, "seconds": round(time.monotonic() - started, 3)})
 
     def _to_its_end(self, claim: Claim, keeping: Keeping, started: float, patience: float | None) -> str:
@@ -254,6 +254,12 @@ class Runner:
             }
         )
         return "done"
+
+    def _fate(self, claim: Claim) -> str:
+        try:
+            return self._leases.fate(claim)
+        except DatabaseError:
+            return "lost"
 
     def _insist(self, write: Callable[[], T]) -> T:
         """Write the last word, again where the database fails just now: the lease holds a while yet."""
