@@ -33,7 +33,9 @@ from stenograf.errors import TaskUnknownError
 from stenograf.jobs.folder import LocalFiles, LocalPiece
 from stenograf.jobs.job import Job
 from stenograf.jobs.maintenance import Maintenance
+from stenograf.jobs.store import JobStore
 from stenograf.jobs.tables import uploads
+from stenograf.jobs.uploads import Uploads
 from work import place
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -520,6 +522,25 @@ class TestEnds:
             connection.settimeout(SECONDS)
             assert connection.recv(12) == b"HTTP/1.1 409"
         assert server.files() == []
+
+    @pytest.mark.parametrize("owner", [LocalFiles, JobStore], ids=["before its sum", "before its task"])
+    def test_giving_up_at_another_replica_while_it_becomes_a_task(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch, owner: type
+    ) -> None:
+        path = begun(server)
+        service = server.service
+        another = Uploads(service.database, service.store, service.files)
+        name = "read" if owner is LocalFiles else "add"
+        call = getattr(owner, name)
+
+        def late(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.undo()
+            another.remove(path.rpartition("/")[2])
+            return call(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, late)
+        problem(send(server, path, 0, DATA), 404, "task_unknown")
+        assert (service.store.page().items, rows(server), server.files()) == ((), [], [])
 
     def test_giving_up_what_is_a_task_already(self, server: Server) -> None:
         path = begun(server)

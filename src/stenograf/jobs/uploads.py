@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
-from stenograf.errors import StenografError, TaskUnknownError
+from stenograf.errors import FileMissingError, StenografError, TaskUnknownError
 from stenograf.jobs.database import Database
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.job import Job, NewJob
@@ -120,15 +120,18 @@ class Uploads:
         if upload.job_id:
             return upload
         try:
-            job = self._jobs.get(upload.id)
+            job, is_new = self._jobs.get(upload.id), False
         except TaskUnknownError:
-            job = self._job_of(upload)
+            job, is_new = self._job_of(upload)
         with self._db.write() as connection:
             # The row stays for a while: the client may not have heard yet.
             values = {"job_id": job.id, "expires_at": self._db.now + self._lifetime}
             update = uploads.update().where(uploads.c.id == upload.id).values(**values)
             row = connection.execute(update.returning(uploads)).mappings().first()
         if row is None:
+            if is_new:  # it was removed between two of these steps, and with it the file that the job would read
+                self._jobs.remove(job.id)
+                self._files.remove(upload.file)
             raise _unknown(upload.id)
         return _upload(row)
 
@@ -173,14 +176,17 @@ class Uploads:
         with self._db.write() as connection:
             return connection.execute(uploads.delete().where(uploads.c.expires_at < self._db.now, *which)).rowcount
 
-    def _job_of(self, upload: Upload) -> Job:
+    def _job_of(self, upload: Upload) -> tuple[Job, bool]:
         if not self._files.admit(upload.file):
             raise _unknown(upload.id)
-        new = NewJob(**{**upload.options, "file": upload.file, "digest": self._digest(upload)})
         try:
-            return self._jobs.add(new)[0]
+            new = NewJob(**{**upload.options, "file": upload.file, "digest": self._digest(upload)})
+        except FileMissingError:
+            raise _unknown(upload.id) from None
+        try:
+            return self._jobs.add(new)
         except sa.exc.IntegrityError:  # another process was faster
-            return self._jobs.get(upload.id)
+            return self._jobs.get(upload.id), False
 
     def _digest(self, upload: Upload) -> str:
         """SHA-256 of the whole file; written down, as it takes seconds, and the queue may be full for long."""
