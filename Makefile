@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-engines bench-service bench-capacity chaos clean
+.PHONY: help demo test test-all servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-busy bench-engines bench-service bench-capacity chaos clean
 
 help:  ## Show these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-formats: $(VENV)/dev.stamp  ## Time to write each format, and how it grows
 
 bench-threads: $(VENV)/dev.stamp  ## Chunks side by side against one chunk on all cores.
 	$(BIN)/python benchmarks/threads.py
+
+bench-busy: $(VENV)/dev.stamp  ## An engine's threads on a machine where other programs want the cores.
+	$(BIN)/python benchmarks/busy.py
 
 bench-engines: $(VENV)/dev.stamp  ## Memory and time of each engine, with random weights of the real shapes (about 5 minutes, 3 GB on the disk).
 	$(BIN)/python benchmarks/engines.py

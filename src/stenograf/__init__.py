@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 # ONNX Runtime sends statistics about the machine to its maker unless this is set before it is first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Threads of an engine that wait for each other are to sleep: where other programs want the same cores, those that spin
+# keep them from whom they wait for (`benchmarks/threads.py`). Read once, when OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from stenograf._version import __version__
 from stenograf.errors import StenografError
