@@ -15,10 +15,12 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from functools import cached_property
 from typing import Any
 
 from celery import Celery, bootsteps, signals
+from celery.platforms import SecurityWarning
 
 from stenograf import allocation, logs
 from stenograf.errors import StenografError
@@ -63,6 +65,9 @@ except StenografError as error:  # Celery would show a traceback
     raise SystemExit(f"Error: {error.message}\nHint: {error.hint}") from None
 """What `celery -A stenograf.celery_app` finds."""
 
+# Celery warns of root, in ten lines that are no log: it may take Python objects from the broker. Ours takes none.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
 app.conf.update(
     worker_concurrency=settings.workers or (1 if on_gpu(settings) else PROCESSES),
     worker_proc_alive_timeout=INIT_SECONDS,
@@ -81,7 +86,7 @@ class OwnQueues(bootsteps.Step):
         queues = parent.app.amqp.queues
         if queues._consume_from is None:
             queues.select([queue_name(settings, lane, need) for lane in LANES for need in needs_of(settings)])
-        log.info("%d processes wait for hints in %s", parent.concurrency, ", ".join(sorted(queues.consume_from)))
+        log.info("takes hints from %s; processes: %d", ", ".join(sorted(queues.consume_from)), parent.concurrency)
         parent.app.conf.worker_concurrency = parent.concurrency  # the children share the machine's memory by it
         # In KiB. The settings were read into the worker before this step is made.
         parent.max_memory_per_child = most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
