@@ -26,7 +26,6 @@ from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 
 pytestmark = [
-    pytest.mark.by_hand,
     pytest.mark.timeout(150),
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Celery's workers are a matter of Unix"),
 ]
@@ -89,7 +88,7 @@ def over_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         expect_quiet(running)
 
 
-@pytest.fixture(params=["Redis", "RabbitMQ"])
+@pytest.fixture(params=["Redis", pytest.param("RabbitMQ", marks=pytest.mark.by_hand)])
 def either(request: pytest.FixtureRequest) -> Fleet:
     found: Fleet = request.getfixturevalue("fleet" if request.param == "Redis" else "over_rabbitmq")
     return found
@@ -193,6 +192,7 @@ def test_celery_knows_its_workers(either: Fleet) -> None:
         assert {queue["name"] for queue in queues} == {"stenograf.short.cpu", "stenograf.long.cpu"}
 
 
+@pytest.mark.by_hand
 def test_tasks_that_need_a_gpu_wait_for_one_and_their_hints_are_sent_again(fleet: Fleet, runtime: Runtime) -> None:
     recording = undisturbed(clip("ru-01.flac"), runtime, model="gigaam-test")
     queue = "stenograf.short.gpu"
@@ -259,6 +259,7 @@ def test_four_replicas_make_one_new_database(fleet: Fleet) -> None:
                 program.end()
 
 
+@pytest.mark.by_hand
 def test_a_worker_is_stopped_in_the_middle_of_a_lecture(fleet: Fleet, lecture: Recording) -> None:
     """The last test of this fleet: it leaves one node."""
     with Client(fleet.urls[0]) as client:
