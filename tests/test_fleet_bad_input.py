@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import secrets
@@ -203,6 +204,47 @@ def test_a_database_that_a_newer_version_made(tmp_path: Path, postgres: Postgres
             expect_no_secret(told, postgres.password)
 
 
+def test_workers_of_a_broker_without_the_database_of_a_service(tmp_path: Path, redis_server: Redis) -> None:
+    environment = os.environ | {"STENOGRAF_BROKER_URL": redis_server.url, "STENOGRAF_DATA_DIR": str(tmp_path / "data")}
+    for command in (["stenograf", "worker"], ["celery", "-A", "stenograf.celery_app", "worker"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode in (1, 2), done.stderr
+        assert "no service has work in it" in done.stderr
+        assert "Set STENOGRAF_DATABASE_URL" in done.stderr
+        assert not (tmp_path / "data" / "stenograf.db").exists()
+
+
+def test_celery_does_not_begin_with_a_database_that_refuses_it(
+    tmp_path: Path, postgres: Postgres, redis_server: Redis
+) -> None:
+    wrong = postgres.url.replace(postgres.url.split("://")[1].split("@")[0].split(":")[1], QUOTED)
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "stenograf.celery_app", "worker"],
+        env=os.environ | {"STENOGRAF_BROKER_URL": redis_server.url, "STENOGRAF_DATABASE_URL": wrong},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "takes no connection from us" in done.stderr
+    assert "Check the user, the password" in done.stderr
+    expect_no_secret(done.stderr + done.stdout)
+
+
+def test_the_doctor_before_the_first_start(tmp_path: Path, postgres: Postgres) -> None:
+    with postgres.database() as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "stenograf", "doctor", "--json"],
+            env=os.environ | {"STENOGRAF_DATABASE_URL": url, "STENOGRAF_UPLOAD_DIR": str(tmp_path / "files")},
+            cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+    told = {found["topic"]: found for found in json.loads(done.stdout)}
+    assert told["database"]["ok"]
+    assert "the first stenograf serve makes its tables" in told["database"]["text"]
+    assert told["storage"]["ok"]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -299,7 +341,7 @@ def test_servers_that_come_later_and_go_away_for_a_while(tmp_path: Path) -> None
 
             redis.kill()
             checks = until_ready(url, "broker", False, serve)
-            assert "begin when it is back" in checks["broker"]["detail"]
+            assert "begin when it can" in checks["broker"]["detail"]
             assert checks["database"]["ok"]
             redis.start()
             until_ready(url, "broker", True, serve)

@@ -23,7 +23,7 @@ from celery import Celery, bootsteps, signals
 from celery.platforms import SecurityWarning
 
 from stenograf import allocation, logs
-from stenograf.errors import StenografError
+from stenograf.errors import DatabaseUnreachableError, StenografError
 from stenograf.jobs.broker import TASK, broker_app, queue_name
 from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.jobs.post import HUNG, needs_of, on_gpu
@@ -44,6 +44,9 @@ LOOK_SECONDS = 10.0
 
 INIT_SECONDS = 60.0
 """How long a process may take to begin on a busy machine; Celery's 4 s would kill it."""
+
+UNABLE_SECONDS = 2.0
+"""How long a process that cannot read takes no hint: its database or its folder is away or wrong, its disk full."""
 
 STOP_SECONDS = 30.0
 """How long running chunks may take to end when the worker is stopped; then their jobs go back to the queue."""
@@ -87,9 +90,24 @@ class OwnQueues(bootsteps.Step):
         if queues._consume_from is None:
             queues.select([queue_name(settings, lane, need) for lane in LANES for need in needs_of(settings)])
         log.info("takes hints from %s; processes: %d", ", ".join(sorted(queues.consume_from)), parent.concurrency)
+        self._check()
         parent.app.conf.worker_concurrency = parent.concurrency  # the children share the machine's memory by it
         # In KiB. The settings were read into the worker before this step is made.
         parent.max_memory_per_child = most_memory(Runtime(settings, processes=parent.concurrency)) // 1024
+
+    @staticmethod
+    def _check() -> None:
+        """Do not begin with a database that will never do."""
+        runtime = Runtime(settings)
+        try:
+            runtime.expect_service()
+            runtime.database.migrate()
+        except DatabaseUnreachableError as error:  # it may come
+            log.error("%s", error)
+        except StenografError as error:
+            raise SystemExit(f"Error: {error.message}\nHint: {error.hint}") from None
+        finally:
+            runtime.database.close()  # no connection is to be shared with the processes of the pool
 
 
 app.steps["worker"].add(OwnQueues)
@@ -101,11 +119,13 @@ class Child:
     def __init__(self, *, processes: int) -> None:
         self._name = f"{socket.gethostname()}-celery-{os.getpid()}"
         self.runtime = Runtime(settings, processes=processes)
-        self._idle = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: str | None = None
+        """Why the last hint could not be followed."""
 
     @cached_property
     def runner(self) -> Runner:
-        """Works on jobs; made at the first task, as it needs the database's files."""
+        """Works on jobs; made at the first task, as it needs the database's files. Raises `StenografError`."""
         consumed = app.amqp.queues.consume_from
         lets_short_in = any(queue_name(settings, "short", need) in consumed for need in NEEDS)
         return Runner(
@@ -128,13 +148,40 @@ class Child:
         """Load models, and look after them."""
         threading.Thread(target=self._look_after, name="look-after", daemon=True).start()
 
+    def follow(self, lane: Lane, need: Need) -> bool:
+        """Follow a hint; False where there was no job, or where this machine cannot read."""
+        try:
+            # Suspects too, and first: this process reads one job at a time, so that no other is in danger.
+            worked = self.runner.run_one((lane,), needs=(need,), suspects=None)
+            if worked or self.runner.is_able:
+                self._failure = None
+                return worked
+        except StenografError as error:  # such as a database that is out of reach
+            if str(error) != self._failure:
+                self._failure = str(error)
+                log.error("no hint can be followed here: %s", error)
+        self._hand_on(lane, need)
+        return False
+
+    def _hand_on(self, lane: Lane, need: Need) -> None:
+        """Give the hint to another machine, and take no other for a while: who cannot read is quick to take all."""
+        hint = {"lane": lane, "need": need}
+        place = queue_name(settings, lane, need)
+        try:
+            app.send_task(TASK, kwargs=hint, exchange="", routing_key=place, ignore_result=True, retry=False)
+        except Exception as error:  # the job is told of again in some seconds
+            log.debug("a hint could not be handed on: %s", error)
+        self._stopping.wait(UNABLE_SECONDS)
+
     def stop(self) -> None:
         """End after the running chunk; the job goes back to the queue."""
-        self.runner.stop()
+        self._stopping.set()
+        if "runner" in vars(self):
+            self.runner.stop()
 
     def _look_after(self) -> None:
         preload(self.runtime.reader)
-        while not self._idle.wait(LOOK_SECONDS):
+        while not self._stopping.wait(LOOK_SECONDS):
             try:
                 if gone := self.runtime.reader.close_idle():
                     allocation.give_back()
@@ -199,13 +246,7 @@ children = _Children()
 @app.task(name=TASK, acks_late=True, ignore_result=True)
 def run_one(lane: Lane, need: Need) -> bool:
     """Work on the most urgent job of a lane and a need; False where there was none."""
-    runner = children.child.runner
-    try:
-        # Suspects too, and first: this process reads one job at a time, so that no other is in danger.
-        return runner.run_one((lane,), needs=(need,), suspects=None)
-    except StenografError as error:  # the database is out of reach; when it is back, another hint comes
-        log.error("a hint could not be followed: %s", error)
-        return False
+    return children.child.follow(lane, need)
 
 
 @signals.setup_logging.connect

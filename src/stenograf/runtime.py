@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stenograf.errors import SettingInvalidError
@@ -126,6 +127,16 @@ class Runtime:
         from stenograf.jobs.hints import Hints
 
         return Hints(self.settings, self.leases)
+
+    def expect_service(self) -> None:
+        """Raises `SettingInvalidError` where workers of a broker have a database that no service can have filled."""
+        if not self.database.is_shared and not Path(self.database.url.database or "").is_file():
+            raise SettingInvalidError(
+                f"The database {self.database.shown} is a file of this machine that is not there yet, so no service "
+                "has work in it.",
+                "Set STENOGRAF_DATABASE_URL to the database of the service; where both are on this machine and share "
+                "STENOGRAF_DATA_DIR, start stenograf serve first.",
+            )
 
     def files_are_ours(self, *, claim: bool = False) -> bool:
         """Whether the recordings belong to the database; see `Belonging.holds`. On one machine there is no doubt."""

@@ -127,7 +127,7 @@ def _broker(service: Service) -> Check:
     assert service.hints is not None
     if service.hints.failure is None:
         return Check(ok=True, detail="It answers.")
-    failed = Check(ok=False, detail="It cannot be reached; tasks are taken in and begin when it is back.")
+    failed = Check(ok=False, detail="It cannot be used just now; tasks are taken in and begin when it can.")
     failed._reason = f"{service.hints.shown}: {service.hints.failure}"
     return failed
 

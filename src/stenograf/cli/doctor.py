@@ -107,29 +107,29 @@ def _fleet(runtime: Runtime) -> Iterator[Finding]:
         if address is None:
             continue
         try:
-            yield Finding(topic, True, f"{look(runtime)} answers")
+            yield Finding(topic, True, look(runtime))
         except StenografError as error:
             yield Finding(topic, False, error.message, error.hint)
 
 
 def _look_at_database(runtime: Runtime) -> str:
-    with runtime.database.read() as connection:
-        connection.exec_driver_sql("SELECT 1")
+    is_new = runtime.database.is_new()
     runtime.database.close()
-    return runtime.database.shown
+    return f"{runtime.database.shown} answers{'; the first stenograf serve makes its tables' if is_new else ''}"
 
 
 def _look_at_broker(runtime: Runtime) -> str:
     require_cluster()
     from stenograf.jobs.broker import look
 
-    return look(runtime.settings)
+    return f"{look(runtime.settings)} answers"
 
 
 def _look_at_storage(runtime: Runtime) -> str:
     runtime.files.check()
-    runtime.check_files()
-    return runtime.files.shown
+    if not runtime.database.is_new():  # the first service marks the files with it
+        runtime.check_files()
+    return f"{runtime.files.shown} answers"
 
 
 def _program() -> Finding:

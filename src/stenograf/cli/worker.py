@@ -79,6 +79,7 @@ def _by_celery(runtime: Runtime, workers: int | None, metrics_port: int | None) 
     from stenograf.jobs.broker import check_url
 
     check_url(runtime.settings)
+    runtime.expect_service()
     opened(runtime)
     runtime.database.close()  # the processes of the pool must not share a connection
     from celery.bin.celery import celery as program

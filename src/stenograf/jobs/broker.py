@@ -35,6 +35,9 @@ RECONNECT_SECONDS = 3.0
 VISIBILITY_SECONDS = 3600
 """Redis: a hint that was taken and not acknowledged for so long is given to another worker, who finds nothing to do."""
 
+REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
+"""Errors of redis and amqp: the broker is there, and wants another user or password."""
+
 SCHEMES = ("redis", "rediss", "amqp", "amqps")
 
 
@@ -149,11 +152,21 @@ def look(settings: Settings) -> str:
         try:
             connection.connect()
         except Exception as error:
+            told, hint = why(error)
             raise SettingInvalidError(
-                f"The broker {where} cannot be reached: {' '.join(str(error).split()).rstrip('.')}.",
-                "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
+                f"The broker {where} {told}: {' '.join(str(error).split()).rstrip('.')}.", hint
             ) from error
     return where
+
+
+def why(error: Exception) -> tuple[str, str]:
+    """What a broker does that an error came of, in words that follow its address; and what to do."""
+    if type(error).__name__ in REFUSALS:
+        return "refuses us", "Check the user and the password in STENOGRAF_BROKER_URL, and what that user may do."
+    return (
+        "cannot be reached",
+        "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
+    )
 
 
 def shown(url: str) -> str:

@@ -89,6 +89,11 @@ class Database:
                 "Update Stenograf, or use another database: STENOGRAF_DATA_DIR or STENOGRAF_DATABASE_URL.",
             ) from error
 
+    def is_new(self) -> bool:
+        """Whether it has no tables yet. Raises `DatabaseError`."""
+        with self.read() as connection:
+            return not sa.inspect(connection).has_table("jobs")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

@@ -240,5 +240,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "Send it again in a moment; the operator can raise the limit of open files (ulimit -n).",
             ) from error
         raise OutputForbiddenError(
-            f"{folder} cannot be written: {error.strerror}.", "Set STENOGRAF_DATA_DIR to a folder that can."
+            f"{folder} cannot be written: {error.strerror}.",
+            "Let this user write there, or choose another: STENOGRAF_UPLOAD_DIR for recordings, STENOGRAF_DATA_DIR for "
+            "all that has no setting of its own.",
         ) from error

@@ -18,7 +18,7 @@ from kombu import Connection
 from kombu.exceptions import KombuError
 
 from stenograf.errors import DatabaseError
-from stenograf.jobs.broker import ANSWER_SECONDS, RECONNECT_SECONDS, TASK, broker_app, queue_name, shown
+from stenograf.jobs.broker import ANSWER_SECONDS, RECONNECT_SECONDS, TASK, broker_app, queue_name, shown, why
 from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.jobs.lease import Leases
 from stenograf.settings import Settings
@@ -38,9 +38,6 @@ STOP_SECONDS = 2.0
 
 UNASKED = "it was not asked yet"
 """The failure of a broker that was not reached so far, and not tried either."""
-
-REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
-"""Errors of redis and amqp: the broker is there, and wants another user or password."""
 
 Target = tuple[Lane, Need]
 """Where a hint goes: the queue."""
@@ -166,16 +163,14 @@ class Hints:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = " ".join(text.split()).rstrip(".") or type(error).__name__
         if self.failure in (None, UNASKED) or (not known and self.failure != reason):
-            is_refusal = type(error).__name__ in REFUSALS
+            told, hint = why(error)
             log.error(
                 "The broker %s %s: %s. %s Tasks are taken in all the same, and begin when it is back; it is tried "
                 "again every few seconds.",
                 self.shown,
-                "refuses us" if is_refusal else "cannot be reached",
+                told,
                 reason,
-                "Check the user and the password in STENOGRAF_BROKER_URL, and what that user may do."
-                if is_refusal
-                else "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
+                hint,
                 exc_info=None if known else error,
             )
         self.failure = reason

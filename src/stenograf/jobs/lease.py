@@ -244,8 +244,9 @@ class Leases:
         with self._db.write() as connection:
             rows = connection.execute(some).mappings().all()
             for row in rows:
+                times = f", {row['failures'] + 1} times" if row["failures"] else ""
                 error = WorkerLostError(
-                    f"The process that read {row['filename']} died or hung {row['failures'] + 1} times.",
+                    f"The process that read {row['filename']} died or hung{times}.",
                     "Check the recording on its own, and the memory of the machine; then retry the task.",
                 )
                 self._failed(connection, Claim(job_from(row), row["attempt"]), error, again=True, suspect=True)

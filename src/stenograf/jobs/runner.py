@@ -132,6 +132,8 @@ class Runner:
         self._stopping = threading.Event()
         self._has_others = has_others
         self._files_are_ours = files_are_ours
+        self.is_able = True
+        """Whether this machine could read anything when it was last asked to."""
         self._rests_until = float("-inf")
         self._full_since = float("-inf")
         """When it was last said that the disk is full."""
@@ -153,7 +155,10 @@ class Runner:
         `needs` narrows what is claimed to some of the runner's own. `patience`: how long its model may wait for room in
         the memory; None: as long as the reader sees fit.
         """
-        if self._stopping.is_set() or not self._can_read():
+        if self._stopping.is_set():
+            return False
+        self.is_able = self._can_read()
+        if not self.is_able:
             return False
         claim = self._leases.claim(
             self._worker, lanes, needs=self._needs if needs is None else needs, suspects=suspects
