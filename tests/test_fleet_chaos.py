@@ -54,6 +54,9 @@ FORESEEN = (
     "nothing is read here for 10 s: The disk",
     "Cannot connect to",
     "Couldn't ack",
+    # The database's clock was set on, which ends its waits: for a lock, and for a word in the middle of a write.
+    "a row stayed locked by another process",
+    "this process was silent for too long in the middle of a write",
     # A process of a pool was killed.
     "exited with 'signal 9 (SIGKILL)'",
     "Worker exited prematurely: signal 9 (SIGKILL)",
