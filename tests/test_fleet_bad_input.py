@@ -114,6 +114,13 @@ def refused(folder: Path, **settings: str) -> list[str]:
         return [one.told for one in running]
 
 
+def make_database(folder: Path) -> None:
+    """The database that `worker` of `both` finds: without one it would not begin."""
+    runtime = Runtime(Settings(data_dir=folder / "worker" / "data"))
+    runtime.database.migrate()
+    runtime.database.close()
+
+
 def expect_no_secret(text: str, *others: str) -> None:
     pieces = ["wr@ng", "s3cret", QUOTED, "wr%40ng", *others]
     assert [piece for piece in pieces if piece in text] == [], text
@@ -365,6 +372,7 @@ def test_a_broker_that_does_not_take_us(tmp_path: Path, kind: str, request: pyte
     server: Redis | RabbitMQ = request.getfixturevalue("redis_server" if kind == "Redis" else "rabbitmq")
     right = quote(server.password, safe="")
     wrong = server.url.replace(right, QUOTED)
+    make_database(tmp_path)
     with both(tmp_path, broker_url=wrong) as (serve, worker):
         url = address_of(serve)
         serve.until_logged(f"//127.0.0.1:{server.port}/", "refuses us", "Check the user and the password")
@@ -386,6 +394,7 @@ def test_a_queue_of_another_kind_ends_a_worker_with_an_error(tmp_path: Path, rab
     with Connection(rabbitmq.url) as connection:
         exchange = Exchange(name, type="topic", durable=True)
         Queue(f"{name}.short.cpu", exchange, routing_key=f"{name}.short.cpu", durable=True)(connection).declare()
+    make_database(tmp_path)
     with both(tmp_path, broker_url=rabbitmq.url, queue_name=name) as (serve, worker):
         assert worker.process.wait(60) == 1, "who runs it is to start it again"
         serve.until_logged("PRECONDITION_FAILED", f"{name}.short.cpu")
