@@ -152,8 +152,11 @@ class Child:
         """Follow a hint; False where there was no job, or where this machine cannot read."""
         try:
             # Suspects too, and first: this process reads one job at a time, so that no other is in danger.
-            worked = self.runner.run_one((lane,), needs=(need,), suspects=None)
-            if worked or self.runner.is_able:
+            runner = self.runner
+            if self._stopping.is_set():  # it was told while there was no runner that could have heard it
+                return False
+            worked = runner.run_one((lane,), needs=(need,), suspects=None)
+            if worked or runner.is_able:
                 self._failure = None
                 return worked
         except StenografError as error:  # such as a database that is out of reach
