@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from amqp.exceptions import NotFound  # type: ignore[import-untyped]
 
 from chaos.client import Client
 from chaos.program import Program
@@ -22,6 +23,7 @@ from chaos.recordings import Recording, clip, joined, undisturbed
 from chaos.service import until_answered
 from fleet.fleet import Fleet
 from servers import Postgres, RabbitMQ, Redis, free_port, require
+from stenograf.jobs.broker import broker_app
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
 
@@ -190,6 +192,10 @@ def test_celery_knows_its_workers(either: Fleet) -> None:
     assert all(one == ["stenograf.run_one"] for one in answers["registered"].values())
     for queues in answers["active_queues"].values():
         assert {queue["name"] for queue in queues} == {"stenograf.short.cpu", "stenograf.long.cpu"}
+    if isinstance(either.broker, RabbitMQ):
+        broker = broker_app(Settings(broker_url=either.broker.url))
+        with broker.connection_for_read() as connection, pytest.raises(NotFound):
+            connection.default_channel.queue_declare("celery_delayed_0", passive=True)  # for tasks that begin later
 
 
 @pytest.mark.by_hand
