@@ -6,6 +6,9 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The tests start hundreds of programs: each would compile all that it imports where nothing may be kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all servers check format requirements samples golden settings bench-memory bench-startup bench-chunking bench-seams bench-size bench-speed bench-formats bench-threads bench-busy bench-engines bench-service bench-capacity chaos clean
 
