@@ -56,7 +56,8 @@ bench-seams: $(VENV)/dev.stamp  ## Whether anything is lost where a long recordi
 	$(BIN)/python benchmarks/seams.py
 
 bench-size:  ## Size of the base install, in an environment of its own.
-	sh tools/setup.sh $(PYTHON) .cache/size requirements/base.txt requirements/build.txt
+	sh tools/setup.sh $(PYTHON) .cache/size requirements/base.txt
+	@.cache/size/bin/python -m pip uninstall --quiet --yes uv
 	@du -sm .cache/size | cut -f1 | sed 's/$$/ MB (limit 600)/'
 	@rm -rf .cache/size
 
@@ -103,7 +104,7 @@ clean:  ## Remove the environment and what was made.
 	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/base.stamp: requirements/base.txt requirements/build.txt pyproject.toml
-	sh tools/setup.sh $(PYTHON) $(VENV) requirements/base.txt requirements/build.txt
+	sh tools/setup.sh $(PYTHON) $(VENV) requirements/base.txt
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt requirements/openai-whisper.txt pyproject.toml $(VENV)/base.stamp

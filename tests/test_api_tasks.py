@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from api_server import Server, serve, settings_for, until
-from stenograf.errors import AudioDamagedError
+from stenograf.errors import AudioDamagedError, OutOfMemoryError
 from stenograf.formats import FORMATS, render
 from stenograf.jobs.job import LANES
 from stenograf.transcript import Segment, Transcript
@@ -410,7 +410,17 @@ class TestLife:
         assert task["error"] == {
             "code": "audio_damaged", "message": "Nothing of it can be read.", "hint": "Record it again.",
         }  # fmt: skip
+        assert task["last_failure"] is None
         assert "Nothing of it" in problem(server.client.get(path + "/result"), 409, "task_state")["hint"]
+
+    def test_what_is_tried_again_has_no_error(self, server: Server) -> None:
+        path = f"/api/v1/tasks/{server.sent()}"
+        claim = server.service.leases.claim("test", LANES)
+        assert claim
+        server.service.leases.fail(claim, OutOfMemoryError("The memory is full.", "Use a smaller model."))
+        task = server.client.get(path).json()
+        assert (task["status"], task["error"]) == ("queued", None)
+        assert task["last_failure"]["code"] == "out_of_memory"
 
     def test_delete_takes_the_file_along(self, server: Server) -> None:
         path = f"/api/v1/tasks/{server.sent()}"

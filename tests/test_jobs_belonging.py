@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_a_claim_that_fails_can_be_made_again(database: Database, tmp_path: Path
         first.holds(claim=True)
     (files.folder / ".stenograf").rmdir()
     assert Belonging(database, files).holds(claim=True)
+
+
+def test_a_file_system_without_hard_links(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    files = LocalFiles(tmp_path / "share")
+    assert Belonging(database, files).holds(claim=True)
+    assert not files.belongs_to("another", claim=True)
+    assert Belonging(database, LocalFiles(tmp_path / "share")).holds()
 
 
 def test_nothing_of_another_database_is_swept(postgres: Postgres, tmp_path: Path) -> None:

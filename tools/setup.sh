@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment and installs pinned dependencies and this project into it.
+# Makes the virtual environment and installs pinned dependencies and this project into it, by uv: a tenth of pip's time.
 # Usage: setup.sh PYTHON VENV REQUIREMENTS...
 set -eu
 python=$1 venv=$2
@@ -28,9 +28,14 @@ if [ ! -x "$venv/bin/pip" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
 fi
+# A file names all that is needed, and what is never imported need not be compiled.
+by_pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile -r "$1"; }
+by_uv() { "$venv/bin/python" -m uv pip install --quiet --python "$venv/bin/python" --require-hashes --no-deps -r "$1"; }
+
+by_pip requirements/build.txt
 for file in "$@"; do
     echo "Installing $file" >&2
-    # The file names all that is needed, and what is never imported need not be compiled.
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile -r "$file"
+    # Only pip knows of a mirror that pip was told of.
+    by_uv "$file" || { echo "uv cannot; pip tries" >&2; by_pip "$file"; }
 done
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

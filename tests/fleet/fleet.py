@@ -256,7 +256,7 @@ class Fleet:
 
     def _program(self, name: str, command: list[str]) -> Program:
         program = Program(name, self.folder, command, self._data(name), self.settings)
-        program.environment.setdefault("PYTHONPATH", str(Path(__file__).parent.parent))  # launchers are there
+        program.environment["PYTHONPATH"] = str(Path(__file__).parent.parent)  # launchers are there
         program.environment.update(self._environments.get(name, {}))
         return program
 

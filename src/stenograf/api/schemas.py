@@ -84,13 +84,18 @@ class Task(Wire):
     started_at: datetime | None = Field(description="When the latest attempt began.")
     finished_at: datetime | None
     expires_at: datetime | None = Field(description="When it is removed with its files; null: not set yet, or never.")
-    error: TaskError | None
+    error: TaskError | None = Field(description="Why it ended in the status `error`; null in any other.")
+    last_failure: TaskError | None = Field(
+        description="Why an attempt broke off, where the task is tried again; null in the status `error`."
+    )
     links: Links
 
     @classmethod
     def of(cls, job: Job, outlook: Outlook | None = None) -> Task:
         """The task that stands for a job."""
         waits = outlook is not None and not job.at_rest
+        failure = TaskError(**public(job.error).to_dict()) if job.error else None
+        is_over = job.state == "error"
         return cls(
             task_id=job.id,
             status=job.state,
@@ -114,7 +119,8 @@ class Task(Wire):
             started_at=None if job.started_at is None else moment(job.started_at),
             finished_at=None if job.finished_at is None else moment(job.finished_at),
             expires_at=None if job.expires_at is None else moment(job.expires_at),
-            error=TaskError(**public(job.error).to_dict()) if job.error else None,
+            error=failure if is_over else None,
+            last_failure=None if is_over else failure,
             links=links_of(job),
         )
 

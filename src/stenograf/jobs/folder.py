@@ -11,6 +11,7 @@ at most a file that nobody names, and `sweep` removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -32,6 +33,9 @@ from stenograf.jobs.files import (
     missing,
     too_large,
 )
+
+WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""How file systems say that a file has one name: shares of Windows, exFAT, folders of a virtual machine's host."""
 
 
 class LocalIncoming:
@@ -172,7 +176,7 @@ class LocalFiles:
             new = self.folder / "incoming" / uuid.uuid4().hex
             new.write_text(mark, "ascii")
             try:
-                path.hardlink_to(new)  # whoever sees the name sees the whole file
+                _name_first(new, path)
             finally:
                 new.unlink()
         return path.read_text("ascii") == mark
@@ -282,6 +286,17 @@ def _settle(path: Path, target: Path) -> None:
         _sync_folder(target.parent.parent)
     path.rename(target)
     _sync_folder(target.parent)
+
+
+def _name_first(path: Path, target: Path) -> None:
+    """Give a whole file its name, if no other has it yet. Raises `FileExistsError`."""
+    try:
+        target.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        with target.open("xb") as file:  # for a moment it is seen and empty; its first reader comes later
+            file.write(path.read_bytes())
 
 
 def _sync(path: Path) -> None:
