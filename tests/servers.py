@@ -332,6 +332,7 @@ class RabbitMQ(Server):
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": self._epmd_port,
             "RABBITMQ_CONFIG_FILE": self.folder / "rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": self.folder / "advanced.config",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_DIST_PORT": self._peer_port,
             "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "plugins",
@@ -348,6 +349,16 @@ class RabbitMQ(Server):
         # In the foreground; else Erlang starts one that outlives it.
         self._spawn("epmd", _program("epmd"), "-address", "127.0.0.1", "-port", self._epmd_port, env=environment)
         self._spawn("rabbitmq", RABBITMQ, env=environment)
+
+
+class HastyRabbitMQ(RabbitMQ):
+    """It waits 3 s for an acknowledgement, then it closes the channel; others wait half an hour."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        # How often it looks is a minute, and no setting of rabbitmq.conf.
+        told = "[{rabbit, [{consumer_timeout, 3000}, {channel_tick_interval, 1000}]}].\n"
+        (self.folder / "advanced.config").write_text(told)
 
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")

@@ -22,7 +22,7 @@ from chaos.program import Program
 from chaos.recordings import Recording, clip, joined, undisturbed
 from chaos.service import until_answered
 from fleet.fleet import Fleet
-from servers import Postgres, RabbitMQ, Redis, free_port, require
+from servers import HastyRabbitMQ, Postgres, RabbitMQ, Redis, free_port, require
 from stenograf.jobs.broker import broker_app
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
@@ -314,6 +314,30 @@ def test_a_worker_is_stopped_in_the_middle_of_a_lecture(fleet: Fleet, lecture: R
         assert after[: len(kept)] == kept
         assert {who for _, who, _ in after[len(kept) :]} == {attempt + 1}
         assert client.result(sent.task) == lecture.transcript
+
+
+@pytest.mark.by_hand
+def test_work_takes_longer_than_rabbitmq_waits(tmp_path: Path, lecture: Recording, note: Recording) -> None:
+    for server in (Postgres, HastyRabbitMQ):
+        require(server)
+    with (
+        Fleet(tmp_path, broker=HastyRabbitMQ, replicas=1, lease=10, max_models=2) as fleet,
+        Client(fleet.urls[0]) as client,
+    ):
+        long = client.submit(lecture, "long.ogg").task
+        assert until_state(fleet, long, "done", "error", seconds=90)["state"] == "done"
+        assert client.result(long) == lecture.transcript
+        closed = [node for node in fleet.workers if "PRECONDITION_FAILED" in node.log]
+        assert closed, "RabbitMQ was to close a channel"
+        short = client.submit(note, "short.flac").task
+        assert until_state(fleet, short, "done", "error")["state"] == "done"
+        # The first attempt only found that it is for the lane `long`.
+        assert [(row(fleet, task)["attempt"], row(fleet, task)["failures"]) for task in (long, short)] == [
+            (2, 0),
+            (1, 0),
+        ]
+        assert [node.starts for node in fleet.workers] == [1, 1], "a worker died of it"
+        assert set(fleet.stop().values()) == {0}
 
 
 def listen(url: str, task: str) -> Iterator[tuple[str, dict[str, Any]]]:

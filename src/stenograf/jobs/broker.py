@@ -35,6 +35,9 @@ RECONNECT_SECONDS = 3.0
 VISIBILITY_SECONDS = 3600
 """Redis: a hint that was taken and not acknowledged for so long is given to another worker, who finds nothing to do."""
 
+ACKNOWLEDGE_SECONDS = 24 * 3600
+"""RabbitMQ from 3.12 on: how long a recording may be read before its hint is taken for lost. By itself it waits 30 min."""
+
 REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
 """Errors of redis and amqp: the broker is there, and wants another user or password."""
 
@@ -82,6 +85,7 @@ def broker_app(settings: Settings) -> Celery:
                 routing_key=name,
                 durable=True,
                 queue_arguments={"x-queue-type": "quorum"} if is_amqp else None,
+                consumer_arguments={"x-consumer-timeout": 1000 * ACKNOWLEDGE_SECONDS} if is_amqp else None,
             )
             for lane in LANES
             for need in NEEDS
@@ -104,6 +108,7 @@ def broker_app(settings: Settings) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # else a hint that is held for too long ends the worker
         broker_transport_options={}
         if is_amqp
         else {
