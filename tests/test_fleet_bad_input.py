@@ -397,7 +397,9 @@ def test_a_queue_of_another_kind_ends_a_worker_with_an_error(tmp_path: Path, rab
     make_database(tmp_path)
     with both(tmp_path, broker_url=rabbitmq.url, queue_name=name) as (serve, worker):
         assert worker.process.wait(60) == 1, "who runs it is to start it again"
-        serve.until_logged("PRECONDITION_FAILED", f"{name}.short.cpu")
+        for one in (worker, serve):
+            one.until_logged("PRECONDITION_FAILED", f"{name}.short.cpu", "has queues of another kind", "Remove them")
+        assert "Traceback" not in worker.log
         assert not ready(address_of(serve))[1]["broker"]["ok"]
         assert serve.stop() == 0
         expect_no_secret(worker.log, rabbitmq.password)

@@ -15,17 +15,20 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from functools import cached_property
 from typing import Any
 
+from amqp.exceptions import PreconditionFailed  # type: ignore[import-untyped]
 from celery import Celery, bootsteps, signals
+from celery.exceptions import WorkerShutdown
 from celery.platforms import SecurityWarning
 from celery.worker import consumer
 
 from stenograf import allocation, logs
 from stenograf.errors import DatabaseUnreachableError, StenografError
-from stenograf.jobs.broker import TASK, broker_app, queue_name
+from stenograf.jobs.broker import TASK, broker_app, queue_name, shown, why
 from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.jobs.post import HUNG, needs_of, on_gpu
 from stenograf.jobs.preload import preload
@@ -45,6 +48,9 @@ LOOK_SECONDS = 10.0
 
 INIT_SECONDS = 60.0
 """How long a process may take to begin on a busy machine; Celery's 4 s would kill it."""
+
+REFUSED_SECONDS = 3.0
+"""The pause before what the broker refused is tried again."""
 
 UNABLE_SECONDS = 2.0
 """How long a process that cannot read takes no hint: its database or its folder is away or wrong, its disk full."""
@@ -96,6 +102,16 @@ class Consumer(consumer.Consumer):
         default_steps = tuple(
             step for step in consumer.Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost, or the broker refused something, such as to wait any longer for a hint."""
+        if isinstance(exc, PreconditionFailed) and exc.method_name == "Queue.declare":  # it will not change by itself
+            told, hint = why(exc)
+            log.critical("The broker %s %s: %s. %s", shown(settings.broker or ""), told, exc.reply_text, hint)
+            raise WorkerShutdown(1) from None
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, self.channel_errors):
+            time.sleep(REFUSED_SECONDS)
 
 
 class OwnQueues(bootsteps.Step):

@@ -36,7 +36,7 @@ VISIBILITY_SECONDS = 3600
 """Redis: a hint that was taken and not acknowledged for so long is given to another worker, who finds nothing to do."""
 
 ACKNOWLEDGE_SECONDS = 24 * 3600
-"""RabbitMQ from 3.12 on: how long a recording may be read before its hint is taken for lost. By itself it waits 30 min."""
+"""RabbitMQ from 3.12 on: how long a recording may be read until its hint is taken for lost. Else it waits 30 min."""
 
 REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
 """Errors of redis and amqp: the broker is there, and wants another user or password."""
@@ -168,6 +168,8 @@ def why(error: Exception) -> tuple[str, str]:
     """What a broker does that an error came of, in words that follow its address; and what to do."""
     if type(error).__name__ in REFUSALS:
         return "refuses us", "Check the user and the password in STENOGRAF_BROKER_URL, and what that user may do."
+    if type(error).__name__ == "PreconditionFailed":
+        return "has queues of another kind", "Remove them, or choose other names by STENOGRAF_QUEUE_NAME."
     return (
         "cannot be reached",
         "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
