@@ -238,7 +238,7 @@ def test_a_damaged_model_is_refused(name: str, tmp_path: Path) -> None:
 # Whisper
 
 
-@pytest.mark.parametrize("beam_size", [1, 5])
+@pytest.mark.parametrize("beam_size", [pytest.param(1, marks=pytest.mark.by_hand), 5])
 def test_whisper_gives_the_text_of_the_bare_engine_on_the_same_chunks(beam_size: int) -> None:
     from faster_whisper import WhisperModel
 

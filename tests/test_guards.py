@@ -504,7 +504,7 @@ def test_json_says_so_and_reads_it_back() -> None:
 # What was said stays
 
 
-@pytest.mark.parametrize("use_vad", [True, False])
+@pytest.mark.parametrize("use_vad", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 @pytest.mark.parametrize("model", ["whisper", "gigaam"])
 def test_nothing_is_lost_of_any_recording(request: pytest.FixtureRequest, model: str, use_vad: bool) -> None:
     loaded: LoadedModel = request.getfixturevalue(model)

@@ -357,6 +357,7 @@ print(len(evicted), figures[1], figures[-1])  # the first round also loaded the 
 """
 
 
+@pytest.mark.by_hand
 def test_memory_comes_back_after_fifty_loads(models_dir: Path, run_python: Callable[[str], str]) -> None:
     recording = str(clip("ru", "gigaam-test").path)
     evicted, first, last = map(int, run_python(LOADS.format(models=str(models_dir), recording=recording)).split())

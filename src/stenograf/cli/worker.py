@@ -5,11 +5,12 @@ Where a message broker is set, they are Celery's; else they look into the databa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import queue
 import signal
 import sys
-import threading
 
 import click
 
@@ -22,6 +23,9 @@ from stenograf.runtime import Runtime, require_cluster
 from stenograf.setting_sources import load
 
 log = logging.getLogger("stenograf.worker")
+
+SIGNAL_SECONDS = 0.5
+"""How late a signal may be heard, at most."""
 
 
 @click.command("worker")
@@ -49,9 +53,9 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
     opened(runtime)
     metrics = Metrics(counts=runtime.jobs.counts)
     crew = runtime.crew(hinted=False, on_event=lambda event: _heard(metrics, event))
-    ended = threading.Event()
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # unlike an Event it may be told by a handler at any moment
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _frame: ended.put(number))
     if metrics_port:
         from prometheus_client import start_http_server
 
@@ -63,7 +67,11 @@ def command(workers: int | None, slots: int | None, metrics_port: int | None) ->
                 "Choose another --metrics-port.",
             ) from error
     crew.start()
-    ended.wait()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            # Python calls no handler for a signal that comes just before it waits, until it has waited.
+            ended.get(timeout=SIGNAL_SECONDS)
+            break
     log.info("stopping: running chunks finish, the rest goes back to the queue")
     crew.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -272,7 +273,15 @@ def main(pipe: Connection, post: Post, runtime: Equipment) -> None:
     )
     worker = Worker(post, runtime, uplink, hints)
     stops.append(worker.stop)
-    signal.signal(signal.SIGTERM, lambda *_: end())
+    told: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        told.get()
+        end()
+
+    threading.Thread(target=listen, name="stop", daemon=True).start()
+    # The handler runs in the midst of anything, also of what holds the locks that `end` needs.
+    signal.signal(signal.SIGTERM, lambda *_: told.put(None))
     if gone.is_set():
         return
     status = worker.run()
