@@ -33,7 +33,7 @@ def client(name: str) -> Path:
     stamp = folder / "stamp"
     python = folder / _BIN / ("python.exe" if os.name == "nt" else "python")
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock", timeout=INSTALL_SECONDS):
+    with FileLock(f"{folder}.lock", timeout=3 * INSTALL_SECONDS):
         if not stamp.is_file() or stamp.read_text("ascii") != wanted:
             shutil.rmtree(folder, ignore_errors=True)
             _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], "no environment", name)
@@ -41,7 +41,7 @@ def client(name: str) -> Path:
             what = ["--quiet", "--require-hashes", "--no-deps", "-r", str(requirements)]
             # A tenth of pip's time; only pip knows of a mirror that pip was told of.
             uv = [sys.executable, "-m", "uv", "pip", "install", "--python", str(python)]
-            if _end([*uv, *what]).returncode != 0:
+            if _end([*uv, *what]).returncode:
                 pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
                 _run([*pip, "--no-compile", *what], "not installed", name)
             stamp.write_text(wanted, "ascii")

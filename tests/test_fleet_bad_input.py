@@ -387,18 +387,21 @@ def test_a_broker_that_does_not_take_us(tmp_path: Path, kind: str, request: pyte
             assert "Traceback" not in one.log
 
 
-def test_a_queue_of_another_kind_ends_a_worker_with_an_error(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+@pytest.mark.parametrize("what", ["queue", "exchange"])
+def test_what_is_of_another_kind_ends_a_worker_with_an_error(tmp_path: Path, rabbitmq: RabbitMQ, what: str) -> None:
     from kombu import Connection, Exchange, Queue
 
     name = f"odd-{secrets.token_hex(4)}"
     with Connection(rabbitmq.url) as connection:
-        exchange = Exchange(name, type="topic", durable=True)
-        Queue(f"{name}.short.cpu", exchange, routing_key=f"{name}.short.cpu", durable=True)(connection).declare()
+        exchange = Exchange(name, type="topic" if what == "queue" else "direct", durable=True)(connection)
+        exchange.declare()
+        if what == "queue":
+            Queue(f"{name}.short.cpu", exchange, routing_key=f"{name}.short.cpu", durable=True)(connection).declare()
     make_database(tmp_path)
     with both(tmp_path, broker_url=rabbitmq.url, queue_name=name) as (serve, worker):
         assert worker.process.wait(60) == 1, "who runs it is to start it again"
         for one in (worker, serve):
-            one.until_logged("PRECONDITION_FAILED", f"{name}.short.cpu", "has queues of another kind", "Remove them")
+            one.until_logged("PRECONDITION_FAILED", f"{what} '{name}", "of another kind", "Remove it")
         assert "Traceback" not in worker.log
         assert not ready(address_of(serve))[1]["broker"]["ok"]
         assert serve.stop() == 0

@@ -20,7 +20,6 @@ import warnings
 from functools import cached_property
 from typing import Any
 
-from amqp.exceptions import PreconditionFailed  # type: ignore[import-untyped]
 from celery import Celery, bootsteps, signals
 from celery.exceptions import WorkerShutdown
 from celery.platforms import SecurityWarning
@@ -28,7 +27,7 @@ from celery.worker import consumer
 
 from stenograf import allocation, logs
 from stenograf.errors import DatabaseUnreachableError, StenografError
-from stenograf.jobs.broker import TASK, broker_app, queue_name, shown, why
+from stenograf.jobs.broker import TASK, broker_app, is_another_kind, queue_name, shown, why
 from stenograf.jobs.job import LANES, NEEDS, Lane, Need
 from stenograf.jobs.post import HUNG, needs_of, on_gpu
 from stenograf.jobs.preload import preload
@@ -105,9 +104,10 @@ class Consumer(consumer.Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is lost, or the broker refused something, such as to wait any longer for a hint."""
-        if isinstance(exc, PreconditionFailed) and exc.method_name == "Queue.declare":  # it will not change by itself
+        if is_another_kind(exc):
             told, hint = why(exc)
-            log.critical("The broker %s %s: %s. %s", shown(settings.broker or ""), told, exc.reply_text, hint)
+            log.critical("The broker %s %s: %s. %s", shown(settings.broker or ""), told, exc, hint)
+            children.stop()
             raise WorkerShutdown(1) from None
         super().on_connection_error_after_connected(exc)
         if isinstance(exc, self.channel_errors):

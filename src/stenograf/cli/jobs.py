@@ -122,6 +122,7 @@ def _runtime() -> Runtime:
 
 
 def _data(job: Job) -> dict[str, Any]:
+    failure = job.error.to_dict() if job.error else None
     return {
         "id": job.id,
         "state": job.state,
@@ -145,7 +146,8 @@ def _data(job: Job) -> dict[str, Any]:
         "started_at": _time(job.started_at),
         "finished_at": _time(job.finished_at),
         "expires_at": _time(job.expires_at),
-        "error": job.error.to_dict() if job.error else None,
+        "error": failure if job.state == "error" else None,
+        "last_failure": None if job.state == "error" else failure,
     }
 
 

@@ -35,9 +35,6 @@ RECONNECT_SECONDS = 3.0
 VISIBILITY_SECONDS = 3600
 """Redis: a hint that was taken and not acknowledged for so long is given to another worker, who finds nothing to do."""
 
-ACKNOWLEDGE_SECONDS = 24 * 3600
-"""RabbitMQ from 3.12 on: how long a recording may be read until its hint is taken for lost. Else it waits 30 min."""
-
 REFUSALS = ("AuthenticationError", "AuthorizationError", "NoPermissionError", "AccessRefused", "NotAllowed")
 """Errors of redis and amqp: the broker is there, and wants another user or password."""
 
@@ -85,7 +82,6 @@ def broker_app(settings: Settings) -> Celery:
                 routing_key=name,
                 durable=True,
                 queue_arguments={"x-queue-type": "quorum"} if is_amqp else None,
-                consumer_arguments={"x-consumer-timeout": 1000 * ACKNOWLEDGE_SECONDS} if is_amqp else None,
             )
             for lane in LANES
             for need in NEEDS
@@ -95,7 +91,8 @@ def broker_app(settings: Settings) -> Celery:
         task_default_routing_key=queue_name(settings, "short", "cpu"),
         task_default_queue_type="quorum" if is_amqp else "classic",
         # A task is acknowledged when it has ended: with one hint in the hand and none in reserve, a short recording
-        # never waits behind a long one while another worker has nothing to do.
+        # never waits behind a long one while another worker has nothing to do. Quorum queues count for each queue by
+        # itself: there a worker may keep a hint for each lane, and what waits in its hands is told of again after 5 s.
         task_acks_late=True,
         worker_prefetch_multiplier=1,
         task_reject_on_worker_lost=False,  # the row knows better: its lease runs out
@@ -168,12 +165,17 @@ def why(error: Exception) -> tuple[str, str]:
     """What a broker does that an error came of, in words that follow its address; and what to do."""
     if type(error).__name__ in REFUSALS:
         return "refuses us", "Check the user and the password in STENOGRAF_BROKER_URL, and what that user may do."
-    if type(error).__name__ == "PreconditionFailed":
-        return "has queues of another kind", "Remove them, or choose other names by STENOGRAF_QUEUE_NAME."
+    if is_another_kind(error):
+        return "has a queue or an exchange of another kind", "Remove it, or choose another STENOGRAF_QUEUE_NAME."
     return (
         "cannot be reached",
         "See that it runs and takes connections from here, and that STENOGRAF_BROKER_URL is right.",
     )
+
+
+def is_another_kind(error: Exception) -> bool:
+    """Whether RabbitMQ has something of one of our names that is not as ours: it will not change by itself."""
+    return type(error).__name__ == "PreconditionFailed" and "inequivalent arg" in str(error)
 
 
 def shown(url: str) -> str:

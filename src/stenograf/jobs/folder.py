@@ -34,7 +34,7 @@ from stenograf.jobs.files import (
     too_large,
 )
 
-WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+WITHOUT_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """How file systems say that a file has one name: shares of Windows, exFAT, folders of a virtual machine's host."""
 
 
@@ -178,7 +178,7 @@ class LocalFiles:
             try:
                 _name_first(new, path)
             finally:
-                new.unlink()
+                new.unlink(missing_ok=True)
         return path.read_text("ascii") == mark
 
     def expect_room_to_read(self) -> None:
@@ -295,8 +295,9 @@ def _name_first(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        with target.open("xb") as file:  # for a moment it is seen and empty; its first reader comes later
-            file.write(path.read_bytes())
+        if target.exists():
+            raise FileExistsError(target) from None
+        path.replace(target)  # of two that come in the same moment the later one has it, and both read it afterwards
 
 
 def _sync(path: Path) -> None:
