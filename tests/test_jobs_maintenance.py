@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from stenograf.errors import TaskUnknownError
+from stenograf.errors import DatabaseError, TaskUnknownError
 from stenograf.jobs import maintenance as module
+from stenograf.jobs import sqlite as database_module
 from stenograf.jobs.maintenance import Maintenance
 from stenograf.jobs.tables import chunks, idempotency, jobs, requests, transcripts
 from stenograf.runtime import Runtime
-from work import SHORT, add, chunk, claim, end_lease, hand_in, place, rows, runtime, transcript, wait_for
+from work import SHORT, add, chunk, claim, end_lease, hand_in, locked, place, rows, runtime, transcript, wait_for
 
 
 @pytest.fixture
@@ -156,3 +157,24 @@ def test_old_requests_are_counted_no_more_and_forgotten(service: Runtime) -> Non
             connection.execute(requests.insert().values(counted=name, at=at))
     maintenance(service).sweep()
     assert [row["counted"] for row in rows(service.database, requests)] == ["new"]
+
+
+def test_an_outage_of_the_database_ends_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    with runtime(tmp_path, lease=1.0) as service:
+        reaper = maintenance(service)
+        hand_in(service, SHORT)
+        held = claim(service.leases)
+        reaper.reap()
+        with locked(service):
+            time.sleep(1.5)
+            with pytest.raises(DatabaseError):
+                reaper.reap()
+            time.sleep(0.5)
+        reaper.reap()
+        assert service.jobs.get(held.id).state == "processing", "nobody could renew it"
+        service.leases.renew(held)
+        time.sleep(1.5)
+        reaper.reap()
+        found = service.jobs.get(held.id)
+        assert (found.state, found.failures) == ("queued", 1), "now its worker is silent, and the database is there"

@@ -44,6 +44,7 @@ from work import (
     everything,
     hand_in,
     let_rest_be_over,
+    locked,
     place,
     rows,
     runtime,
@@ -706,22 +707,45 @@ def test_headway_of_any_kind_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch
         assert hung.wait(20)
 
 
-def test_a_database_that_stays_away_ends_the_claim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whisper: Transcriber
+def test_a_database_that_stays_away_for_longer_than_a_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whisper: Transcriber, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
     with runtime(tmp_path) as service:
-        desk = Desk(service, OneModel(whisper))
-        holds, held = keeping(desk, Leases(service.database, seconds=0.9))
-        connection = service.database.engine.raw_connection()
-        cursor = connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
+        leases = Leases(service.database, seconds=0.9)
+        holds, held = keeping(Desk(service, OneModel(whisper)), leases)
         with holds:
-            holds.keep(chunk(0))
-            wait_for(lambda: holds.lost, "the claim was given up")
-        cursor.execute("ROLLBACK")
-        connection.close()
-        assert holds.rest() == ([chunk(0)], {}) or service.jobs.chunks(held.id) == []
+            with locked(service):
+                holds.keep(chunk(0))
+                time.sleep(2.0)
+                assert not holds.lost, "it reads on"
+            wait_for(lambda: service.jobs.chunks(held.id), "the chunk was written down after all")
+            assert caplog.text.count("could not be written") == 1
+            assert not holds.lost
+            assert leases.reap() == 0
+
+
+def test_a_database_that_is_away_when_a_recording_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whisper: Transcriber
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    with runtime(tmp_path, lease=0.9) as service:
+        desk = Desk(service, OneModel(whisper))
+        job = hand_in(service, SHORT, options=QUICK)
+        finish, tried = service.leases.finish, []
+
+        def in_an_outage(*told: Any, **more: Any) -> None:
+            tried.append(told)
+            if len(tried) > 1:
+                return finish(*told, **more)
+            with locked(service):
+                time.sleep(1.5)
+                return finish(*told, **more)
+
+        monkeypatch.setattr(service.leases, "finish", in_an_outage)
+        desk.runner().run_one(LANES)
+        assert len(tried) == 2
+        assert desk.state(job.id) == "done"
 
 
 def test_a_database_that_comes_back_in_time(

@@ -158,6 +158,19 @@ def rows(database: Database, table: sa.Table) -> list[Mapping[str, Any]]:
         return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
 
 
+@contextmanager
+def locked(service: Runtime) -> Iterator[None]:
+    """Within it nothing can be written: the database fails, as soon as it has been waited for (`BUSY_SECONDS`)."""
+    connection = service.database.engine.raw_connection()
+    cursor = connection.cursor()
+    cursor.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        cursor.execute("ROLLBACK")
+        connection.close()
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait until a condition holds; the limit is far beyond what any machine needs."""
     deadline = time.monotonic() + seconds

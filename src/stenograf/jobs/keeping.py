@@ -119,14 +119,17 @@ class Keeping:
         except DatabaseError as error:
             if self._failure != str(error):  # once, however long it lasts
                 log.warning("a heartbeat could not be written: %s", error)
+            # However long it lasts it is read on: if the job is another's by then, the next word is refused.
             self._failure = str(error)
-            if time.monotonic() - self._renewed > self._leases.seconds:
-                self.lost = True  # by now it may be another's
         except Exception:
             log.exception("the claim cannot be kept")
             self.lost = True  # as if frozen: the lease runs out
 
     def _write_down(self) -> None:
+        if self._failure:
+            # The lease first: it may have run out meanwhile, and a full disk may take it where it takes no chunk.
+            self._leases.append(self._claim, [])
+            self._renewed = time.monotonic()
         due = time.monotonic() - self._renewed >= self._leases.seconds / 3
         with self._lock:
             read, learnt = list(self._read), dict(self._learnt)
@@ -137,7 +140,9 @@ class Keeping:
         elif self._claim.id not in self._leases.still_mine([self._claim]):
             raise LeaseLostError("The task was cancelled, removed or taken over.")
         else:
+            self._failure = ""
             return
+        self._failure = ""
         self._renewed = time.monotonic()
         with self._lock:
             del self._read[: len(read)]

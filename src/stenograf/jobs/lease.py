@@ -267,8 +267,8 @@ class Leases:
     def mend(self, jump: float) -> int:
         """The database's clock has jumped by so many seconds, back if negative. Returns how many jobs were mended.
 
-        Forward: leases that the jump alone has ended hold again. Back: no job rests and no lease holds for longer than
-        it may. To mend twice changes nothing more.
+        Forward: leases that the jump alone has ended hold again; an outage is like it, for nobody could renew them.
+        Back: no job rests and no lease holds for longer than it may. To mend twice changes nothing more.
         """
         now, until = self._db.now, self._db.now + self.seconds
         held = jobs.c.state == "processing"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from stenograf.errors import StenografError, StorageError
+from stenograf.errors import DatabaseError, StenografError, StorageError
 from stenograf.jobs.dispatch import Event
 from stenograf.jobs.files import FileStore
 from stenograf.jobs.lease import Leases
@@ -44,6 +44,10 @@ class Maintenance:
         self._uploads = uploads
         self._on_event = on_event
         self._files_are_ours = files_are_ours
+        self._is_away = False
+        """Whether the database failed when the reaper last asked it."""
+        self._reached = time.monotonic()
+        """When it last did not."""
         self._stopping = threading.Event()
         # What waits for files must not keep the reaper, by whom jobs of dead workers go on.
         slow = {self.sweep: SWEEP_SECONDS, self.expire: RETENTION_SECONDS, self.tend_uploads: RETENTION_SECONDS}
@@ -66,9 +70,17 @@ class Maintenance:
 
     def reap(self) -> None:
         """Take jobs whose lease ran out back."""
-        if jump := self._leases.follow_clock():
-            log.warning("the database's clock has jumped by %+.0f s", jump)
-        if count := self._leases.reap():
+        try:
+            if jump := self._leases.follow_clock():
+                log.warning("the database's clock has jumped by %+.0f s", jump)
+            if self._is_away:  # no lease could be renewed: they ran out without anybody's fault
+                self._leases.mend(time.monotonic() - self._reached)
+            count = self._leases.reap()
+        except DatabaseError:
+            self._is_away = True
+            raise
+        self._is_away, self._reached = False, time.monotonic()
+        if count:
             log.warning("%d leases ran out", count)
             self._on_event({"event": "lease_expired", "count": count})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -48,6 +49,9 @@ REST_SECONDS = 10.0
 
 MACHINES = 10
 """A job that no machine could read in so many attempts, for want of a model or a device, ends in error."""
+
+OUTAGE_SECONDS = 600.0
+"""How long a worker holds on to what it has read while the database cannot take it."""
 
 FETCH_SECONDS = 3600.0
 """How long the download of a recording may take."""
@@ -216,13 +220,13 @@ class Runner:
             transcript = self._transcribe(claim, keeping, patience)
         except _Moved:
             _, learnt = keeping.rest()
-            self._insist(lambda: self._leases.release(claim, **{**learnt, "lane": "long"}))
+            self._insist(claim, lambda: self._leases.release(claim, **{**learnt, "lane": "long"}))
             return "moved"
         except CancelledError:
             read, learnt = keeping.rest()
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
-            self._insist(lambda: self._leases.release(claim, read, **learnt))
+            self._insist(claim, lambda: self._leases.release(claim, read, **learnt))
             return "released"
         except _NOT_THE_JOBS as error:
             if isinstance(error, _THE_MACHINES) and not self._may_suit_another(claim):
@@ -231,7 +235,7 @@ class Runner:
             if keeping.lost:
                 raise LeaseLostError("cancelled, removed or taken over") from None
             log.info("put back for %g s: %s", REST_SECONDS, error)
-            self._insist(lambda: self._leases.release(claim, read, rest=REST_SECONDS, **learnt))
+            self._insist(claim, lambda: self._leases.release(claim, read, rest=REST_SECONDS, **learnt))
             if isinstance(error, _THE_MACHINES):
                 log.error("nothing is read here for %g s: %s", REST_SECONDS, error)
                 self._rests_until = time.monotonic() + REST_SECONDS
@@ -243,7 +247,7 @@ class Runner:
         read, learnt = keeping.rest()
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over")
-        self._insist(lambda: self._leases.finish(claim, transcript, read, **learnt))
+        self._insist(claim, lambda: self._leases.finish(claim, transcript, read, **learnt))
         self._changed(claim)  # at once: somebody may be waiting for this very word
         self._tell(
             {
@@ -266,16 +270,20 @@ class Runner:
         except DatabaseError:
             return "lost"
 
-    def _insist(self, write: Callable[[], T]) -> T:
-        """Write the last word, again where the database fails just now: the lease holds a while yet."""
-        until = time.monotonic() + self._leases.seconds / 2
+    def _insist(self, claim: Claim, write: Callable[[], T]) -> T:
+        """Write the last word, again and again where the database fails: what was read may be an hour's work."""
+        until = time.monotonic() + (self._leases.seconds / 2 if self._stopping.is_set() else OUTAGE_SECONDS)
         while True:
             try:
                 return write()
             except DatabaseError:
                 if time.monotonic() > until:
                     raise
-                time.sleep(0.5)
+                with contextlib.suppress(DatabaseError):
+                    self._leases.append(claim, [])  # a disk may be too full for a result and not for a heartbeat
+                if self._stopping.wait(0.5):
+                    until = min(until, time.monotonic() + self._leases.seconds / 2)
+                    time.sleep(0.5)
 
     def _failed(self, claim: Claim, keeping: Keeping, error: Exception, started: float) -> str:
         if isinstance(error, MemoryError):
@@ -291,8 +299,8 @@ class Runner:
         if keeping.lost:
             raise LeaseLostError("cancelled, removed or taken over") from None
         if read or learnt:
-            self._insist(lambda: self._leases.append(claim, read, **learnt))
-        state = self._insist(lambda: self._leases.fail(claim, told))
+            self._insist(claim, lambda: self._leases.append(claim, read, **learnt))
+        state = self._insist(claim, lambda: self._leases.fail(claim, told))
         log.warning("failed: %s", told, extra={"code": told.code, "next": state})
         if state == "error":
             self._tell(
