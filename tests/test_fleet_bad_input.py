@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from api_server import until
+from fleet.disk import small_disk
 from live_server import MODELS, LiveServer, live
 from servers import S3, Postgres, RabbitMQ, Redis, free_port, require
 from stenograf.cli import patience
@@ -28,7 +31,7 @@ from stenograf.jobs.broker import check_url
 from stenograf.jobs.database import Database
 from stenograf.runtime import Runtime
 from stenograf.settings import Settings
-from work import SHORT
+from work import LONG, SHORT
 
 pytestmark = [
     pytest.mark.by_hand,
@@ -151,10 +154,17 @@ def until_ready(url: str, check: str, is_ok: bool, log: Running | LiveServer) ->
         time.sleep(0.2)
 
 
-def send(url: str) -> httpx2.Response:
+def send(url: str, path: Path = SHORT) -> httpx2.Response:
     return httpx2.post(
-        f"{url}/api/v1/transcribe", files={"file": ("a.flac", SHORT.read_bytes())}, trust_env=False, timeout=30
+        f"{url}/api/v1/transcribe", files={"file": (path.name, path.read_bytes())}, trust_env=False, timeout=30
     )
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def address_of(running: Running) -> str:
@@ -365,6 +375,38 @@ def test_servers_that_come_later_and_go_away_for_a_while(tmp_path: Path) -> None
         for one in running:
             expect_no_secret(one.log, *hidden)
             assert loud_tracebacks(one.log) == []
+
+
+def test_the_disk_of_the_database_is_full_for_longer_than_a_lease(tmp_path: Path, postgres: Postgres) -> None:
+    with small_disk(postgres.folder / "small", 48) as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        shutil.chown(disk, "postgres", "postgres")
+        postgres._do(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        postgres._do("CREATE DATABASE small TABLESPACE small")
+        settings = {"database_url": postgres._address("small"), "workers": "1", "lease": "5"}
+        try:
+            with live(tmp_path, **settings) as server, server.client() as web:
+                tasks = [send(server.url, LONG).json()["task_id"]]
+                path = f"/api/v1/tasks/{tasks[0]}"
+                until(lambda: web.get(path).json()["progress"] > 0.1, 40, every=0.2)
+                with pytest.raises(OSError, match="No space"):
+                    fill(disk / "filler")
+                while (answer := send(server.url)).status_code == 202:  # a little fits still
+                    tasks.append(answer.json()["task_id"])
+                assert (answer.status_code, answer.json()["code"]) == (503, "database_failed")
+                time.sleep(3 * 5)
+                (disk / "filler").unlink()
+                until(lambda: not web.get("/api/v1/tasks", params={"status": ["queued", "processing"]}).json()["items"],
+                      40, every=0.5)  # fmt: skip
+                found = web.get("/api/v1/tasks", params={"limit": 100}).json()["items"]
+                assert {task["task_id"] for task in found} == set(tasks)
+                assert {(task["status"], task["attempt"]) for task in found} == {("done", 1)}
+                assert "its disk is full" in server.log
+                assert "Traceback" not in server.log
+        finally:
+            postgres._do("DROP DATABASE small WITH (FORCE)")
+            postgres._do("DROP TABLESPACE small")
 
 
 @pytest.mark.parametrize("kind", ["Redis", "RabbitMQ"])
