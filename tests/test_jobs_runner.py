@@ -754,14 +754,10 @@ def test_a_database_that_comes_back_in_time(
     monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
     with runtime(tmp_path) as service:
         holds, held = keeping(Desk(service, OneModel(whisper)))
-        connection = service.database.engine.raw_connection()
-        cursor = connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
         with holds:
-            holds.keep(chunk(0))
-            wait_for(lambda: "could not be written" in caplog.text, "it was tried")
-            cursor.execute("ROLLBACK")
-            connection.close()
+            with locked(service):
+                holds.keep(chunk(0))
+                wait_for(lambda: "could not be written" in caplog.text, "it was tried")
             wait_for(lambda: service.jobs.chunks(held.id), "the chunk was written down after all")
         assert not holds.lost
 

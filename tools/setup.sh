@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment and installs pinned dependencies and this project into it, by uv: a tenth of pip's time.
+# Makes the virtual environment and installs pinned dependencies and this project into it, by uv, or by pip where uv cannot.
 # Usage: setup.sh PYTHON VENV REQUIREMENTS...
 set -eu
 python=$1 venv=$2
